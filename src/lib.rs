@@ -1,0 +1,9 @@
+//! openelm-server: an OpenAI-compatible inference server for Apple's OpenELM language models.
+//!
+//! The modules in reading order follow the path of a request; `ARCHITECTURE.md` draws it.
+
+pub mod generation;
+
+pub mod kv_cache;
+pub mod scheduler;
+

@@ -1,0 +1,3 @@
+//! The `openelm-server` binary.
+
+fn main() {}
