@@ -5,5 +5,6 @@
 pub mod generation;
 
 pub mod kv_cache;
+pub mod sampling;
 pub mod scheduler;
 

@@ -1,0 +1,147 @@
+//! Passes over a row of logits, written so that the compiler vectorises them.
+//!
+//! **Architecture invariant:** only IEEE additions, multiplications and comparisons in a fixed order, and a logarithm from `libm`: a row gives the
+//! same bits on every machine and thread, whatever vector width the compiler picks.
+
+/// Independent accumulators of a pass; fixes the order of additions.
+const LANES: usize = 16;
+
+/// Values that pass through a buffer at once.
+const BLOCK: usize = 256;
+
+/// Below this, [`exp`] is 0: the smallest power whose result is a normal number.
+const EXP_MIN: f32 = -87.0;
+
+/// Index of the first value that is NaN or infinite.
+pub(super) fn first_non_finite(row: &[f32]) -> Option<usize> {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut found = [false; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            found[lane] |= !chunk[lane].is_finite();
+        }
+    }
+    let any = found.contains(&true) || rest.iter().any(|value| !value.is_finite());
+    if any { row.iter().position(|value| !value.is_finite()) } else { None }
+}
+
+/// The largest value; negative infinity for an empty row.
+pub(super) fn max(row: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = larger(lanes[lane], chunk[lane]);
+        }
+    }
+    rest.iter().copied().fold(lanes.into_iter().fold(f32::NEG_INFINITY, larger), larger)
+}
+
+/// The smallest value; infinity for an empty row.
+pub(super) fn min(row: &[f32]) -> f32 {
+    let smaller = |a: f32, b: f32| if b < a { b } else { a };
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [f32::INFINITY; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = smaller(lanes[lane], chunk[lane]);
+        }
+    }
+    rest.iter().copied().fold(lanes.into_iter().fold(f32::INFINITY, smaller), smaller)
+}
+
+/// `e^x` for `x <= 0` (negative infinity gives 0), relative error below 2e-7, not subject to the platform's mathematics library.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; the Taylor polynomial of degree 7 in `r` errs by less than 1e-8; `2^n` is written into the exponent.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // ln 2 in two parts, the first short enough that n * LN2_HIGH is exact.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer and leaves that integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < EXP_MIN { EXP_MIN } else { x };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let mut polynomial = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        polynomial = polynomial * r + coefficient;
+    }
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    if x < EXP_MIN { 0.0 } else { polynomial * power }
+}
+
+/// Sum of `exp(value - max)` over the row, in f64.
+pub(super) fn sum_exp(row: &[f32], max: f32) -> f64 {
+    // Through a buffer: exponentials in f32 vectors first, then their sum in f64 vectors, each loop with few live registers.
+    let mut buffer = [0.0f32; BLOCK];
+    let mut total = 0.0;
+    for block in row.chunks(BLOCK) {
+        let weights = &mut buffer[..block.len()];
+        exp_into(block, max, 1.0, weights);
+        total += sum(weights);
+    }
+    total
+}
+
+/// Natural logarithm of the sum of `exp(value)` over a finite row.
+pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
+    let max = max(row);
+    f64::from(max) + libm::log(sum_exp(row, max))
+}
+
+/// `weights[i] = exp((row[i] - max) * scale)`.
+pub(super) fn exp_into(row: &[f32], max: f32, scale: f32, weights: &mut [f32]) {
+    for (weight, value) in weights.iter_mut().zip(row) {
+        *weight = exp((value - max) * scale);
+    }
+}
+
+/// Sum of the values, in f64.
+pub(super) fn sum(values: &[f32]) -> f64 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0f64; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(chunk[lane]);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|value| f64::from(*value)).sum::<f64>()
+}
+
+/// How many values are larger than `value`.
+pub(super) fn count_above(row: &[f32], value: f32) -> usize {
+    count(row, |other| other > value)
+}
+
+/// How many values equal `value`.
+pub(super) fn count_equal(row: &[f32], value: f32) -> usize {
+    count(row, |other| other == value)
+}
+
+#[inline(always)]
+fn count(row: &[f32], is_counted: impl Fn(f32) -> bool) -> usize {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    // Counted in f32, exact up to 2^24 a lane, because that adds what the comparison gives without a conversion.
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += if is_counted(chunk[lane]) { 1.0 } else { 0.0 };
+        }
+    }
+    lanes.iter().sum::<f32>() as usize + rest.iter().filter(|value| is_counted(**value)).count()
+}
+
+/// `buckets[i]` = distance of `row[i]` from `max` times `scale`, rounded, at most `last`. `scale` is finite, `last` below 2^16.
+pub(super) fn buckets_into(row: &[f32], max: f32, (scale, last): (f32, u16), buckets: &mut [u16]) {
+    // Added to a number below 2^23, it leaves the rounded number in the low bits.
+    const ROUND: f32 = 8_388_608.0;
+    let last = f32::from(last);
+    for (bucket, value) in buckets.iter_mut().zip(row) {
+        let distance = (max - value) * scale;
+        let bounded = if distance < last { distance } else { last };
+        *bucket = (bounded + ROUND).to_bits() as u16;
+    }
+}
