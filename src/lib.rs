@@ -5,6 +5,10 @@
 pub mod generation;
 
 pub mod kv_cache;
+pub mod runner;
 pub mod sampling;
 pub mod scheduler;
+
+pub mod model;
+pub mod ops;
 

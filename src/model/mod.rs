@@ -1,0 +1,18 @@
+//! Models: what a checkpoint says, how it is read, and the decoder that it describes.
+//!
+//! `runner::paged` loads a model through [`files`], [`checkpoint`] and [`openelm`]; `cli` reads [`files`] and [`generation_config`] for
+//! the text side.
+//!
+//! **Architecture invariant:** nothing here knows of requests or of a particular backend; the decoder is written once over
+//! [`crate::ops::Backend`].
+
+pub mod checkpoint;
+mod error;
+pub mod files;
+pub mod generation_config;
+mod json;
+pub mod openelm;
+
+pub use error::LoadError;
+pub use files::{Document, ModelFiles, ModelSource};
+pub use generation_config::GenerationDefaults;

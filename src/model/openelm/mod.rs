@@ -1,0 +1,15 @@
+//! OpenELM: Apple's decoder-only family with layer-wise scaling (arXiv 2404.14619).
+//!
+//! Pre-norm, no biases, grouped-query attention with RMSNorm on queries and keys, rotary positions, gated SiLU feed-forward, tied head;
+//! heads and feed-forward widths differ from layer to layer.
+
+mod config;
+mod decoder;
+mod weights;
+
+pub use config::{LayerShape, OpenElmConfig};
+pub(crate) use decoder::workspace_values_per_row;
+pub use decoder::{Decoder, Workspace};
+
+#[cfg(test)]
+mod tests;

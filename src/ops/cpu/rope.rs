@@ -1,0 +1,129 @@
+//! Per-head RMSNorm of queries and keys, rotation, and the write of keys and values to their pages, in one pass over a row.
+
+use super::elementwise::{inverse_rms, scale_by};
+use super::lanes::{Kernel, Lanes, Part, WIDTH};
+use super::memory::{SharedMut, at};
+use super::pages::{KvElement, PageLayout};
+use crate::ops::{ATTENTION_TILE, AttentionShape, PackedBatch};
+
+/// Cosines and sines `[positions][head_dim / 2]`.
+pub struct RopeTable {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl RopeTable {
+    /// Angle `p * theta^(-2j / head_dim)`, computed in f64 by portable routines and rounded once.
+    pub(super) fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
+        let half = head_dim / 2;
+        let frequencies: Vec<f64> = (0..half).map(|j| libm::pow(theta, -((2 * j) as f64) / head_dim as f64)).collect();
+        let table = |f: fn(f64) -> f64| (0..positions).flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32)).collect();
+        Self { cos: table(libm::cos), sin: table(libm::sin), half }
+    }
+
+    /// Width of the heads it is made for.
+    pub(super) fn head_dim(&self) -> usize {
+        2 * self.half
+    }
+
+    /// Cosines and sines of one position.
+    ///
+    /// # Panics
+    /// When the table is shorter: the model's context limit keeps positions below it.
+    pub(super) fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let range = position * self.half..(position + 1) * self.half;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
+/// Rotates pairs (j, j + head_dim / 2) of one head in place.
+///
+/// # Safety
+/// `2 * cos.len()` values at `head`; as the methods of [`Lanes`].
+#[inline(always)]
+unsafe fn rotate<V: Lanes>(head: *mut f32, cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    for i in (0..half).step_by(WIDTH) {
+        let count = half - i;
+        // SAFETY: all slices hold `half` values, the head twice as many.
+        unsafe {
+            let (c, s) = (V::load_first(cos.as_ptr().add(i), count), V::load_first(sin.as_ptr().add(i), count));
+            let (low, high) = (V::load_first(head.add(i), count), V::load_first(head.add(half + i), count));
+            let minus = V::splat(0.0).sub(high);
+            minus.mul_add(s, low.mul(c)).store_first(head.add(i), count);
+            low.mul_add(s, high.mul(c)).store_first(head.add(half + i), count);
+        }
+    }
+}
+
+/// See the module. `qkv` is `[rows, q | k | v]`; q and k are changed in place.
+pub(super) struct QkNormRopeStore<'a, T> {
+    pub(super) qkv: SharedMut<'a, f32>,
+    pub(super) shape: AttentionShape,
+    /// Gains of q and k `[head_dim]`, and eps.
+    pub(super) norm: Option<(&'a [f32], &'a [f32], f32)>,
+    pub(super) rope: &'a RopeTable,
+    pub(super) batch: &'a PackedBatch,
+    pub(super) pages: SharedMut<'a, T>,
+    pub(super) layout: PageLayout,
+}
+
+impl<T: KvElement> Kernel for QkNormRopeStore<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(&self, part: Part) {
+        for row in part.range(self.batch.rows()) {
+            // SAFETY: the caller's promise; a row and its slot belong to one part only.
+            unsafe { self.row::<V>(row) };
+        }
+    }
+}
+
+impl<T: KvElement> QkNormRopeStore<'_, T> {
+    #[inline(always)]
+    unsafe fn row<V: Lanes>(&self, row: usize) {
+        let (head_dim, width) = (self.shape.head_dim, self.shape.qkv_width());
+        let (cos, sin) = self.rope.at(self.batch.positions()[row] as usize);
+        let rotated = self.shape.q_heads + self.shape.kv_heads;
+        for head in 0..rotated {
+            let values = self.qkv.at(row * width + head * head_dim, head_dim);
+            // SAFETY: `head_dim` values were checked; gains have the same length.
+            unsafe {
+                if let Some((q, k, eps)) = self.norm {
+                    let gain = if head < self.shape.q_heads { q } else { k };
+                    let scale = inverse_rms::<V>(values, head_dim, eps);
+                    scale_by::<V>(values, at(gain, 0, head_dim), scale, head_dim, values);
+                }
+                rotate::<V>(values, cos, sin);
+            }
+        }
+        let (block, offset) = self.batch.slot_of_row(row);
+        for head in 0..self.shape.kv_heads {
+            // SAFETY: the slices lie in this row; the slot is this row's alone.
+            unsafe {
+                let key = self.qkv.slice(row * width + (self.shape.q_heads + head) * head_dim, head_dim);
+                self.store_key(block, head, offset, key);
+                let value = self.qkv.slice(row * width + (rotated + head) * head_dim, head_dim);
+                self.store_value(block, head, offset, value);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_key(&self, block: usize, head: usize, offset: usize, key: &[f32]) {
+        let tile = self.pages.at(self.layout.key_tile(block, head, offset), ATTENTION_TILE * key.len());
+        for (d, &value) in key.iter().enumerate() {
+            // SAFETY: the tile has room for `head_dim` rows of 32 positions.
+            unsafe { tile.add(d * ATTENTION_TILE + offset % ATTENTION_TILE).write(T::narrow(value)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_value(&self, block: usize, head: usize, offset: usize, value: &[f32]) {
+        let to = self.pages.at(self.layout.value(block, head, offset), value.len());
+        for (d, &value) in value.iter().enumerate() {
+            // SAFETY: room for `head_dim` values was checked.
+            unsafe { to.add(d).write(T::narrow(value)) };
+        }
+    }
+}

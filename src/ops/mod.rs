@@ -1,0 +1,193 @@
+//! The operations a decoder step is made of, behind one trait with one implementation per kind of hardware.
+//!
+//! `model` writes the decoder once over [`Backend`]; [`cpu`] computes fast, [`mod@reference`] plainly, and both are compared in tests.
+//!
+//! Roofline of a decode step on a CPU: every weight is read once, so `bytes of weights / memory bandwidth` bounds one stream
+//! (270M in bf16: 543 MB, 59 tokens/s at 32 GB/s); with many rows `2 * parameters * rows / FMA rate` takes over (0.54 GFLOP a token).
+//!
+//! **Architecture invariant:** `unsafe` lives here and nowhere else (but the one line that maps a file). Nothing here knows of requests,
+//! sequences that wait, or text.
+
+pub mod cpu;
+mod packed;
+pub mod reference;
+mod tensor;
+
+pub use packed::{PackedBatch, PackedSequence};
+pub use tensor::{DType, TensorData};
+
+/// An operation that could not be done. On the CPU only loading can fail; a GPU adds launches and transfers.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    /// Memory that the allocator or device refused.
+    #[error("cannot allocate {bytes} bytes for {what}")]
+    Allocation {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What they were for.
+        what: &'static str,
+    },
+    /// A value that the wanted dtype cannot hold.
+    #[error("value {value} does not fit {dtype}: use bfloat16 or float32")]
+    Range {
+        /// The first such value.
+        value: f32,
+        /// The dtype it should have become.
+        dtype: DType,
+    },
+}
+
+/// Heads of one layer's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub q_heads: usize,
+    /// Key/value heads; `q_heads` is a multiple of it and query head `j` reads kv head `j / (q_heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Width of a head, a multiple of 16.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// Query heads that share one kv head.
+    pub fn group(&self) -> usize {
+        self.q_heads / self.kv_heads
+    }
+
+    /// Width of a row of the fused projection: all q heads, all k heads, all v heads.
+    pub fn qkv_width(&self) -> usize {
+        (self.q_heads + 2 * self.kv_heads) * self.head_dim
+    }
+}
+
+/// Size of one layer's paged store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageShape {
+    /// Number of blocks.
+    pub num_blocks: usize,
+    /// Tokens in a block, a multiple of [`ATTENTION_TILE`].
+    pub block_size: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// How a value is stored.
+    pub dtype: DType,
+}
+
+impl PageShape {
+    /// Values in K alone (V has as many).
+    pub fn elements(&self) -> usize {
+        self.num_blocks * self.block_size * self.kv_heads * self.head_dim
+    }
+}
+
+/// Positions that attention handles together. Tiles start at absolute position 0 in every sequence, so that the order of the sums is the
+/// same in prefill and decode, whatever the batch, the chunk and the block size.
+pub const ATTENTION_TILE: usize = 32;
+
+/// Gains of the per-head RMSNorms of queries and keys.
+#[derive(Debug)]
+pub struct QkNorm<'a, B: Backend> {
+    /// `[head_dim]`, shared by all query heads.
+    pub q: &'a B::Vector,
+    /// `[head_dim]`, shared by all key heads.
+    pub k: &'a B::Vector,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// What one decoder step needs from hardware. Activations are f32 `[rows, width]`; weights and pages have their own dtypes.
+///
+/// Every implementation is batch-invariant: a row of any result has the same bits whatever other rows are computed with it.
+/// Only the first `batch.rows()` (or `rows`) rows of a buffer are read or written.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// A weight matrix `[out, in]` in the backend's own arrangement.
+    type Matrix: Send + Sync;
+    /// A vector of f32 gains.
+    type Vector: Send + Sync + std::fmt::Debug;
+    /// f32 activations `[rows, width]`; the width is given by each use and at most what was allocated.
+    type Buffer: Send;
+    /// Keys and values of one layer, in pages.
+    type Pages: Send;
+    /// Cosines and sines of the rotary embedding.
+    type Rope: Send + Sync;
+
+    /// What computes, for the log and the fingerprint: equal names promise equal bits.
+    fn name(&self) -> String;
+
+    /// Takes over a weight matrix `[out, in]`, stored as `dtype`.
+    ///
+    /// # Errors
+    /// [`OpError`] when memory is refused or a value does not fit `dtype`.
+    fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<Self::Matrix, OpError>;
+
+    /// Takes over a vector of gains.
+    fn vector(&self, values: &[f32]) -> Self::Vector;
+
+    /// Allocates activations `[rows, width]`, zeroed.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn buffer(&self, rows: usize, width: usize) -> Result<Self::Buffer, OpError>;
+
+    /// Allocates one layer's pages, zeroed.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn pages(&self, shape: PageShape) -> Result<Self::Pages, OpError>;
+
+    /// Tables for positions `0..positions`: angle `p * theta^(-2j / head_dim)` for `j < head_dim / 2`.
+    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> Self::Rope;
+
+    /// `out[row] = table[tokens[row]]`, `[rows, d]`.
+    fn embed(&self, table: &Self::Matrix, batch: &PackedBatch, out: &mut Self::Buffer);
+
+    /// `out = x / sqrt(mean(x^2) + eps) * gain` by row, width = length of `gain`.
+    fn rms_norm(&self, x: &Self::Buffer, gain: &Self::Vector, eps: f32, rows: usize, out: &mut Self::Buffer);
+
+    /// `x += delta`, then [`Self::rms_norm`] of `x`.
+    fn add_rms_norm(&self, x: &mut Self::Buffer, delta: &Self::Buffer, norm: (&Self::Vector, f32), rows: usize, out: &mut Self::Buffer);
+
+    /// `out[row] = x[row] @ weight^T`, `[rows, in] -> [rows, out]`.
+    fn linear(&self, weight: &Self::Matrix, x: &Self::Buffer, rows: usize, out: &mut Self::Buffer);
+
+    /// Per-head RMSNorm of q and k (if any), rotation of q and k, and k and v to their pages. `qkv`: `[rows, q | k | v]`, q in place.
+    fn qk_norm_rope_store(
+        &self,
+        qkv: &mut Self::Buffer,
+        attention: (AttentionShape, Option<QkNorm<'_, Self>>),
+        rope: &Self::Rope,
+        batch: &PackedBatch,
+        pages: &mut Self::Pages,
+    );
+
+    /// Causal attention of every row over its sequence's pages, scaled by `1 / sqrt(head_dim)`: `[rows, q | k | v] -> [rows, q]`.
+    fn paged_attention(&self, qkv: &Self::Buffer, shape: AttentionShape, batch: &PackedBatch, pages: &Self::Pages, out: &mut Self::Buffer);
+
+    /// `out = silu(gate) * up`, `[rows, gate | up] -> [rows, width]`.
+    fn swiglu(&self, gate_up: &Self::Buffer, width: usize, rows: usize, out: &mut Self::Buffer);
+
+    /// `out = silu(x)`, `[rows, width]`, for feed-forward layers without a gate.
+    fn silu(&self, x: &Self::Buffer, width: usize, rows: usize, out: &mut Self::Buffer);
+
+    /// `out[i] = x[rows[i]] @ head^T` to host memory, `[rows.len(), vocabulary]`.
+    fn logits(&self, head: &Self::Matrix, x: &Self::Buffer, rows: &[u32], out: &mut [f32]);
+
+    /// Runs `task(0..count)`, possibly in parallel on the backend's threads: host work of a step such as sampling.
+    fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync));
+
+    /// Fills blocks with NaN, so that a read of memory nobody wrote shows (tests).
+    fn poison(&self, pages: &mut Self::Pages, blocks: &[u32]);
+
+    /// Overwrites the first values of a buffer.
+    #[cfg(test)]
+    fn write(&self, buffer: &mut Self::Buffer, values: &[f32]);
+
+    /// The first `count` values of a buffer.
+    #[cfg(test)]
+    fn read(&self, buffer: &Self::Buffer, count: usize) -> Vec<f32>;
+}
+
+#[cfg(test)]
+mod tests;

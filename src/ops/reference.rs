@@ -1,0 +1,226 @@
+//! The plain backend: one loop after the other, sums in f64, nothing fused, nothing shared. What the fast backends are compared with.
+
+use super::{AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm, TensorData};
+use half::{bf16, f16};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct ReferenceBackend;
+
+/// A matrix `[rows, cols]` of f32, row-major.
+#[derive(Debug)]
+pub struct PlainMatrix {
+    rows: usize,
+    cols: usize,
+    values: Vec<f32>,
+}
+
+/// Keys and values `[num_blocks, block_size, kv_heads, head_dim]`, rounded to the dtype of the cache.
+#[derive(Debug)]
+pub struct PlainPages {
+    shape: PageShape,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl PlainPages {
+    fn offset(&self, block: usize, position: usize, head: usize) -> usize {
+        ((block * self.shape.block_size + position) * self.shape.kv_heads + head) * self.shape.head_dim
+    }
+}
+
+/// Cosines and sines `[positions][head_dim / 2]`.
+#[derive(Debug)]
+pub struct PlainRope(Vec<Vec<(f64, f64)>>);
+
+fn round_to(dtype: DType, value: f32) -> f32 {
+    match dtype {
+        DType::F32 => value,
+        DType::Bf16 => bf16::from_f32(value).to_f32(),
+        DType::F16 => f16::from_f32(value).to_f32(),
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+fn normalise(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
+    let scale = 1.0 / (dot(x, x) / x.len() as f64 + f64::from(eps)).sqrt();
+    x.iter().zip(gain).map(|(&x, &g)| (f64::from(x) * scale * f64::from(g)) as f32).collect()
+}
+
+fn sigmoid_times(x: f32) -> f64 {
+    f64::from(x) / (1.0 + (-f64::from(x)).exp())
+}
+
+impl Backend for ReferenceBackend {
+    type Matrix = PlainMatrix;
+    type Vector = Vec<f32>;
+    type Buffer = Vec<f32>;
+    type Pages = PlainPages;
+    type Rope = PlainRope;
+
+    fn name(&self) -> String {
+        "reference".to_string()
+    }
+
+    fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PlainMatrix, OpError> {
+        let values: Vec<f32> = source.to_f32().into_iter().map(|v| round_to(dtype, v)).collect();
+        if let Some(&value) = values.iter().find(|v| v.is_infinite()) {
+            return Err(OpError::Range { value, dtype });
+        }
+        Ok(PlainMatrix { rows: source.rows(), cols: source.cols(), values })
+    }
+
+    fn vector(&self, values: &[f32]) -> Vec<f32> {
+        values.to_vec()
+    }
+
+    fn buffer(&self, rows: usize, width: usize) -> Result<Vec<f32>, OpError> {
+        Ok(vec![0.0; rows * width])
+    }
+
+    fn pages(&self, shape: PageShape) -> Result<PlainPages, OpError> {
+        Ok(PlainPages { shape, keys: vec![0.0; shape.elements()], values: vec![0.0; shape.elements()] })
+    }
+
+    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> PlainRope {
+        let angle = |p: usize, j: usize| p as f64 * theta.powf(-((2 * j) as f64) / head_dim as f64);
+        let row = |p| (0..head_dim / 2).map(|j| (angle(p, j).cos(), angle(p, j).sin())).collect();
+        PlainRope((0..positions).map(row).collect())
+    }
+
+    fn embed(&self, table: &PlainMatrix, batch: &PackedBatch, out: &mut Vec<f32>) {
+        for (row, &token) in batch.tokens().iter().enumerate() {
+            let from = token as usize * table.cols;
+            out[row * table.cols..][..table.cols].copy_from_slice(&table.values[from..from + table.cols]);
+        }
+    }
+
+    fn rms_norm(&self, x: &Vec<f32>, gain: &Vec<f32>, eps: f32, rows: usize, out: &mut Vec<f32>) {
+        let width = gain.len();
+        for row in 0..rows {
+            let normed = normalise(&x[row * width..][..width], gain, eps);
+            out[row * width..][..width].copy_from_slice(&normed);
+        }
+    }
+
+    fn add_rms_norm(&self, x: &mut Vec<f32>, delta: &Vec<f32>, norm: (&Vec<f32>, f32), rows: usize, out: &mut Vec<f32>) {
+        for (x, d) in x.iter_mut().zip(delta).take(rows * norm.0.len()) {
+            *x += d;
+        }
+        self.rms_norm(x, norm.0, norm.1, rows, out);
+    }
+
+    fn linear(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, out: &mut Vec<f32>) {
+        for row in 0..rows {
+            let x = &x[row * weight.cols..][..weight.cols];
+            for output in 0..weight.rows {
+                out[row * weight.rows + output] = dot(x, &weight.values[output * weight.cols..][..weight.cols]) as f32;
+            }
+        }
+    }
+
+    fn qk_norm_rope_store(
+        &self,
+        qkv: &mut Vec<f32>,
+        attention: (AttentionShape, Option<QkNorm<'_, Self>>),
+        rope: &PlainRope,
+        batch: &PackedBatch,
+        pages: &mut PlainPages,
+    ) {
+        let (shape, norm) = attention;
+        let (head_dim, half) = (shape.head_dim, shape.head_dim / 2);
+        for row in 0..batch.rows() {
+            let heads = &mut qkv[row * shape.qkv_width()..][..shape.qkv_width()];
+            for (head, x) in heads.chunks_exact_mut(head_dim).take(shape.q_heads + shape.kv_heads).enumerate() {
+                if let Some(norm) = &norm {
+                    x.copy_from_slice(&normalise(x, if head < shape.q_heads { norm.q } else { norm.k }, norm.eps));
+                }
+                for (j, &(cos, sin)) in rope.0[batch.positions()[row] as usize].iter().enumerate() {
+                    let (low, high) = (f64::from(x[j]), f64::from(x[half + j]));
+                    x[j] = (low * cos - high * sin) as f32;
+                    x[half + j] = (high * cos + low * sin) as f32;
+                }
+            }
+            let (block, position) = batch.slot_of_row(row);
+            for head in 0..shape.kv_heads {
+                let to = pages.offset(block, position, head);
+                for d in 0..head_dim {
+                    pages.keys[to + d] = round_to(pages.shape.dtype, heads[(shape.q_heads + head) * head_dim + d]);
+                    pages.values[to + d] = round_to(pages.shape.dtype, heads[(shape.q_heads + shape.kv_heads + head) * head_dim + d]);
+                }
+            }
+        }
+    }
+
+    fn paged_attention(&self, qkv: &Vec<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &PlainPages, out: &mut Vec<f32>) {
+        let head_dim = shape.head_dim;
+        for row in 0..batch.rows() {
+            let table = batch.table_of_row(row);
+            for head in 0..shape.q_heads {
+                let q = &qkv[row * shape.qkv_width() + head * head_dim..][..head_dim];
+                let place =
+                    |p: usize| pages.offset(table[p / pages.shape.block_size] as usize, p % pages.shape.block_size, head / shape.group());
+                let length = batch.positions()[row] as usize + 1;
+                let scores: Vec<f64> =
+                    (0..length).map(|p| dot(q, &pages.keys[place(p)..][..head_dim]) / (head_dim as f64).sqrt()).collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..head_dim {
+                    let sum: f64 = weights.iter().enumerate().map(|(p, w)| w * f64::from(pages.values[place(p) + d])).sum();
+                    out[(row * shape.q_heads + head) * head_dim + d] = (sum / total) as f32;
+                }
+            }
+        }
+    }
+
+    fn swiglu(&self, gate_up: &Vec<f32>, width: usize, rows: usize, out: &mut Vec<f32>) {
+        for row in 0..rows {
+            let (gate, up) = gate_up[row * 2 * width..][..2 * width].split_at(width);
+            for i in 0..width {
+                out[row * width + i] = (sigmoid_times(gate[i]) * f64::from(up[i])) as f32;
+            }
+        }
+    }
+
+    fn silu(&self, x: &Vec<f32>, width: usize, rows: usize, out: &mut Vec<f32>) {
+        for (out, &x) in out.iter_mut().zip(x).take(rows * width) {
+            *out = sigmoid_times(x) as f32;
+        }
+    }
+
+    fn logits(&self, head: &PlainMatrix, x: &Vec<f32>, rows: &[u32], out: &mut [f32]) {
+        for (i, &row) in rows.iter().enumerate() {
+            let x = &x[row as usize * head.cols..][..head.cols];
+            for token in 0..head.rows {
+                out[i * head.rows + token] = dot(x, &head.values[token * head.cols..][..head.cols]) as f32;
+            }
+        }
+    }
+
+    fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..count).for_each(task);
+    }
+
+    fn poison(&self, pages: &mut PlainPages, blocks: &[u32]) {
+        let width = pages.shape.block_size * pages.shape.kv_heads * pages.shape.head_dim;
+        for &block in blocks {
+            let range = block as usize * width..(block as usize + 1) * width;
+            pages.keys[range.clone()].fill(f32::NAN);
+            pages.values[range].fill(f32::NAN);
+        }
+    }
+
+    #[cfg(test)]
+    fn write(&self, buffer: &mut Vec<f32>, values: &[f32]) {
+        buffer[..values.len()].copy_from_slice(values);
+    }
+
+    #[cfg(test)]
+    fn read(&self, buffer: &Vec<f32>, count: usize) -> Vec<f32> {
+        buffer[..count].to_vec()
+    }
+}

@@ -1,0 +1,186 @@
+//! From a model's files to a runner: config, dtype, threads, weights, fingerprint, KV budget.
+
+use super::budget::{Needs, num_blocks};
+use super::fingerprint::{fingerprint, text_hash, weights_hash};
+use super::step::PagedRunner;
+use crate::model::openelm::{Decoder, OpenElmConfig, workspace_values_per_row};
+use crate::model::{LoadError, ModelFiles};
+use crate::ops::cpu::CpuBackend;
+use crate::ops::{ATTENTION_TILE, Backend, DType};
+use crate::runner::RunnerLimits;
+
+/// Longest context that tables are made for.
+const MAX_POSITIONS: usize = 1 << 20;
+
+/// What the operator chose.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunnerOptions {
+    /// How matrices are stored; `None` = 16-bit checkpoints as they are, F32 ones as bf16.
+    pub dtype: Option<DType>,
+    /// How keys and values are stored; `None` = as the matrices.
+    pub kv_cache_dtype: Option<DType>,
+    /// Longest sequence in tokens; `None` = the model's context.
+    pub max_model_len: Option<usize>,
+    /// Most sequences of a step.
+    pub max_num_seqs: usize,
+    /// Most rows of a step.
+    pub max_num_batched_tokens: usize,
+    /// Tokens in a block, a multiple of 32.
+    pub block_size: usize,
+    /// Threads, the engine's own included.
+    pub threads: usize,
+    /// Bytes of the KV cache; `None` = a share of what is left.
+    pub kv_cache_memory_bytes: Option<u64>,
+    /// Bytes this process may use: the container's limit or what the machine has left.
+    pub memory_bytes: u64,
+}
+
+impl Default for RunnerOptions {
+    fn default() -> Self {
+        Self {
+            dtype: None,
+            kv_cache_dtype: None,
+            max_model_len: None,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 512,
+            block_size: ATTENTION_TILE,
+            threads: 1,
+            kv_cache_memory_bytes: None,
+            memory_bytes: u64::MAX / 2,
+        }
+    }
+}
+
+/// What was loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Bytes of the weights as stored.
+    pub weight_bytes: u64,
+    /// How matrices are stored.
+    pub dtype: DType,
+    /// How they lie in the checkpoint.
+    pub checkpoint_dtype: DType,
+    /// How keys and values are stored.
+    pub kv_cache_dtype: DType,
+    /// Backend, instruction set and threads, for the log.
+    pub kernels: String,
+    /// `system_fingerprint`.
+    pub fingerprint: String,
+    /// Longest sequence in tokens.
+    pub max_model_len: usize,
+    /// Positions the model was trained on.
+    pub trained_context: usize,
+    /// Logits in a row.
+    pub vocab_size: usize,
+    /// First token of a sequence.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a sequence, by `config.json`.
+    pub eos_token_ids: Vec<u32>,
+    /// KV blocks.
+    pub num_blocks: usize,
+    /// Tokens in a block.
+    pub block_size: usize,
+    /// Bytes of keys and values of a token over all layers.
+    pub kv_bytes_per_token: u64,
+}
+
+/// Loads the model onto the CPU.
+///
+/// # Errors
+/// [`LoadError`] naming the file, key or flag.
+pub fn load(files: &ModelFiles, options: &RunnerOptions) -> Result<(PagedRunner<CpuBackend>, ModelInfo), LoadError> {
+    let backend = CpuBackend::new(options.threads).map_err(|e| LoadError::Setup(format!("threads: {e}")))?;
+    let kernels = format!("cpu {} ({} threads)", backend.isa(), backend.threads());
+    load_on(backend, kernels, files, options)
+}
+
+/// Loads the model onto `backend`.
+///
+/// # Errors
+/// [`LoadError`] naming the file, key or flag.
+pub(super) fn load_on<B: Backend>(
+    backend: B,
+    kernels: String,
+    files: &ModelFiles,
+    options: &RunnerOptions,
+) -> Result<(PagedRunner<B>, ModelInfo), LoadError> {
+    check_options(options)?;
+    let config = OpenElmConfig::parse(&files.config)?;
+    let checkpoint_dtype = checkpoint_dtype(files, &config)?;
+    let dtype = options.dtype.unwrap_or(if checkpoint_dtype == DType::F32 { DType::Bf16 } else { checkpoint_dtype });
+    let kv_dtype = options.kv_cache_dtype.unwrap_or(dtype);
+    let max_model_len = options.max_model_len.unwrap_or(config.max_context_length);
+    if max_model_len == 0 || max_model_len > MAX_POSITIONS {
+        let wanted = format!("from 1 to {MAX_POSITIONS}");
+        return Err(LoadError::Option { flag: "max-model-len", found: max_model_len.to_string(), wanted });
+    }
+    let needs = needs(&config, dtype, kv_dtype, max_model_len, options);
+    let limits = RunnerLimits {
+        num_blocks: num_blocks(needs, options)?,
+        block_size: options.block_size,
+        max_num_batched_tokens: options.max_num_batched_tokens,
+        vocab_size: config.vocab_size,
+    };
+    let name = backend.name();
+    let weights = weights_hash(&backend, &files.checkpoint)?;
+    let version = env!("CARGO_PKG_VERSION");
+    let info = ModelInfo {
+        parameters: config.parameters(),
+        weight_bytes: needs.weight_bytes,
+        dtype,
+        checkpoint_dtype,
+        kv_cache_dtype: kv_dtype,
+        kernels,
+        fingerprint: fingerprint(&[
+            &weights.to_hex(),
+            &format!("{config:?}"),
+            &name,
+            &dtype.to_string(),
+            &kv_dtype.to_string(),
+            version,
+            &text_hash(files).to_hex(),
+        ]),
+        max_model_len,
+        trained_context: config.max_context_length,
+        vocab_size: config.vocab_size,
+        bos_token_id: config.bos_token_id,
+        eos_token_ids: config.eos_token_ids.clone(),
+        num_blocks: limits.num_blocks,
+        block_size: limits.block_size,
+        kv_bytes_per_token: needs.block_bytes / limits.block_size as u64,
+    };
+    let decoder = Decoder::load(backend, config, &files.checkpoint, dtype, max_model_len)?;
+    let runner = PagedRunner::new(decoder, limits, kv_dtype).map_err(|e| LoadError::Setup(e.to_string()))?;
+    Ok((runner, info))
+}
+
+fn check_options(options: &RunnerOptions) -> Result<(), LoadError> {
+    let wrong = |flag, found: usize, wanted: &str| Err(LoadError::Option { flag, found: found.to_string(), wanted: wanted.to_string() });
+    if options.block_size == 0 || !options.block_size.is_multiple_of(ATTENTION_TILE) {
+        return wrong("block-size", options.block_size, "it must be a multiple of 32");
+    }
+    if options.max_num_batched_tokens == 0 {
+        return wrong("max-num-batched-tokens", 0, "it must be at least 1");
+    }
+    Ok(())
+}
+
+/// The dtype that the embedding lies in.
+fn checkpoint_dtype(files: &ModelFiles, config: &OpenElmConfig) -> Result<DType, LoadError> {
+    let name = "transformer.token_embeddings.weight";
+    let wanted = vec![config.vocab_size, config.model_dim];
+    let missing = || LoadError::MissingTensor { file: files.checkpoint.files(), tensor: name.to_string(), wanted };
+    Ok(files.checkpoint.get(name)?.ok_or_else(missing)?.dtype)
+}
+
+fn needs(config: &OpenElmConfig, dtype: DType, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {
+    let rows = options.max_num_batched_tokens as u64;
+    Needs {
+        weight_bytes: config.parameters() * dtype.bytes() as u64,
+        workspace_bytes: rows * workspace_values_per_row(config) as u64 * 4 + rows.min(32) * config.vocab_size as u64 * 12,
+        block_bytes: (config.kv_values_per_token() * kv_dtype.bytes() * options.block_size) as u64,
+        max_model_len,
+    }
+}

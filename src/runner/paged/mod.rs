@@ -1,0 +1,15 @@
+//! The runner that computes: a [`Decoder`](crate::model::openelm::Decoder) over paged keys and values.
+//!
+//! [`load()`] builds it from a model's files; the engine then calls [`PagedRunner`] through [`ModelRunner`](super::ModelRunner).
+//! `cli` chooses the backend by calling [`load()`], which knows the CPU; other backends come in here.
+
+mod budget;
+mod fingerprint;
+mod load;
+mod step;
+
+pub use load::{ModelInfo, RunnerOptions, load};
+pub use step::PagedRunner;
+
+#[cfg(test)]
+mod tests;
