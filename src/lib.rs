@@ -4,6 +4,7 @@
 
 pub mod generation;
 
+pub mod engine;
 pub mod kv_cache;
 pub mod runner;
 pub mod sampling;
@@ -12,3 +13,4 @@ pub mod scheduler;
 pub mod model;
 pub mod ops;
 
+pub mod telemetry;

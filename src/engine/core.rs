@@ -1,0 +1,356 @@
+//! The engine without its thread: takes sequences in, computes one step at a time, sends events out.
+
+use super::batch::{self, StepError};
+use super::budget::StepBudget;
+use super::command::Submission;
+use super::observer::{Observer, Timeline};
+use super::shared::{Shared, Ticket};
+use super::stream::is_terminal;
+use crate::generation::{FailureKind, FinishReason, GenerationEvent, GenerationFailure, GenerationRequest, TokenId, TokenLogprobs, Usage};
+use crate::runner::{ModelRunner, RunnerError, SequenceOutput};
+use crate::sampling::{SampledToken, SamplingError};
+use crate::scheduler::{NewSequence, PlannedSequence, Scheduler, SchedulerEvent, SeqId, StepPlan, StepResult};
+use crate::telemetry::metrics::{Metrics, Outcome};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+/// Panics in a row after which the runner is given up.
+const MAX_CONSECUTIVE_PANICS: u32 = 3;
+
+/// What the engine keeps of a sequence that has not ended.
+#[derive(Debug)]
+pub(super) struct ActiveSequence {
+    pub request: GenerationRequest,
+    /// End-of-sequence and stop tokens together: what `min_tokens` forbids.
+    pub stop_tokens: Box<[TokenId]>,
+    events: mpsc::Sender<GenerationEvent>,
+    timeline: Timeline,
+    /// Whether the entry for prompt token 0 was sent, which nothing predicts.
+    prompt_logprobs_begun: bool,
+    /// Of the token that the scheduler is about to report.
+    logprobs: Option<TokenLogprobs>,
+    /// Why the scheduler is about to report a failure.
+    failure: Option<GenerationFailure>,
+    /// Last, so that everything else is gone when the counters say so.
+    ticket: Ticket,
+}
+
+/// Whether the engine can go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum StepOutcome {
+    /// It can.
+    Continue,
+    /// Nothing more can be computed.
+    Fatal(String),
+}
+
+/// Scheduler, runner and the sequences between them. Single-threaded; knows no channel of commands.
+pub(super) struct EngineCore {
+    scheduler: Scheduler,
+    runner: Box<dyn ModelRunner>,
+    active: BTreeMap<SeqId, ActiveSequence>,
+    budget: StepBudget,
+    observer: Observer,
+    shared: Arc<Shared>,
+    consecutive_panics: u32,
+}
+
+impl EngineCore {
+    pub(super) fn new(
+        runner: Box<dyn ModelRunner>,
+        scheduler: Scheduler,
+        budget: StepBudget,
+        shared: &Arc<Shared>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let observer = Observer::new(metrics);
+        Self { scheduler, runner, active: BTreeMap::new(), budget, observer, shared: Arc::clone(shared), consecutive_panics: 0 }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.scheduler.is_idle()
+    }
+
+    /// Takes in all sequences of one request.
+    pub(super) fn submit(&mut self, submissions: Vec<Submission>) {
+        let now = self.shared.since_origin(self.shared.clock.now());
+        for new in self.register(submissions) {
+            let id = new.id;
+            if let Err(error) = self.scheduler.add(new, now) {
+                // The handle asked the same question, so this is a defect, but one of this request alone.
+                self.end_failed(id, failure_of(FailureKind::StepFailed, error.to_string()));
+            }
+        }
+        self.report_load();
+    }
+
+    /// Makes sequences known, so that they can be ended; the scheduler has yet to take them.
+    pub(super) fn register(&mut self, submissions: Vec<Submission>) -> Vec<NewSequence> {
+        let mut first_of_prompt = BTreeMap::new();
+        let mut register_one = |submission: Submission| {
+            let first = *first_of_prompt.entry(submission.request.prompt_index).or_insert(submission.id);
+            let Submission { id, request, arrival, deadline, events, ticket } = submission;
+            let new = NewSequence {
+                id,
+                prompt: Arc::clone(&request.prompt),
+                stop: request.stop.clone(),
+                score_prompt: request.prompt_logprobs.is_some(),
+                cache_salt: 0,
+                deadline: deadline.map(|deadline| self.shared.since_origin(deadline)),
+            };
+            let timeline = self.observer.entered(&request, arrival, first);
+            self.active.insert(id, ActiveSequence::new(request, events, timeline, ticket));
+            new
+        };
+        submissions.into_iter().map(&mut register_one).collect()
+    }
+
+    /// Ends a sequence that nobody reads any more; one that has ended already is passed over.
+    pub(super) fn abort(&mut self, id: SeqId) {
+        self.scheduler.abort(id);
+        if let Some(active) = self.active.remove(&id) {
+            self.observer.ended(active.timeline, Outcome::Abort);
+        }
+        self.report_load();
+    }
+
+    /// Ends a sequence whose reader found in the text what it was to stop at; one that has ended already is passed over.
+    pub(super) fn finish(&mut self, id: SeqId) {
+        if let (Some(active), Some(sequence)) = (self.active.remove(&id), self.scheduler.sequence(id)) {
+            let usage = Usage {
+                prompt_tokens: sequence.prompt().len() as u32,
+                cached_tokens: sequence.cached_tokens() as u32,
+                completion_tokens: sequence.output().len() as u32,
+            };
+            self.observer.finished(active.timeline, (FinishReason::Stop, usage), self.shared.clock.now());
+        }
+        self.scheduler.abort(id);
+        self.report_load();
+    }
+
+    /// Fails every sequence and frees its blocks.
+    pub(super) fn abort_all(&mut self, kind: FailureKind, detail: &str) {
+        for id in self.active.keys().copied().collect::<Vec<_>>() {
+            self.scheduler.abort(id);
+            self.end_failed(id, failure_of(kind, detail.to_owned()));
+        }
+        self.report_load();
+    }
+
+    /// Fails every sequence without touching scheduler or runner, which may be broken.
+    pub(super) fn abandon(&mut self, detail: &str) {
+        while let Some((_, active)) = self.active.pop_first() {
+            let _ = active.events.try_send(GenerationEvent::Failed(failure_of(FailureKind::EngineDead, detail.to_owned())));
+            self.observer.ended(active.timeline, Outcome::Error);
+        }
+        self.observer.gone();
+    }
+
+    /// Plans, computes and reports one step.
+    pub(super) fn step(&mut self) -> StepOutcome {
+        let started = self.shared.clock.now();
+        let budget = self.budget.tokens(self.scheduler.stats().running);
+        let plan = self.scheduler.schedule(self.shared.since_origin(started), budget);
+        self.note_plan(&plan, started);
+        if plan.is_empty() {
+            self.report_load();
+            // Trying again would spin for ever.
+            let is_stuck = !self.scheduler.is_idle();
+            return if is_stuck { StepOutcome::Fatal("nothing is planned for what waits".to_owned()) } else { StepOutcome::Continue };
+        }
+        let outcome = batch::run(&mut *self.runner, &plan, &self.scheduler, &self.active);
+        let ended = self.shared.clock.now();
+        let duration = ended.saturating_duration_since(started);
+        let (results, step_outcome) = match outcome {
+            Ok(outputs) => {
+                self.consecutive_panics = 0;
+                self.observer.step(plan.num_tokens(), duration);
+                self.budget.record(plan.num_tokens(), plan.sequences.len(), duration);
+                (self.absorb(&plan, outputs), StepOutcome::Continue)
+            }
+            Err(error) => self.fail_step(&plan, &error),
+        };
+        let events = self.scheduler.complete(&plan, &results);
+        self.dispatch(events, ended);
+        step_outcome
+    }
+
+    /// What the plan itself means for sequences.
+    fn note_plan(&mut self, plan: &StepPlan, now: Instant) {
+        for id in &plan.first_scheduled {
+            if let (Some(active), Some(sequence)) = (self.active.get_mut(id), self.scheduler.sequence(*id)) {
+                active.ticket.leave_queue();
+                let cached_tokens = sequence.cached_tokens() as u32;
+                let queue_time = self.observer.first_scheduled(&mut active.timeline, cached_tokens, now);
+                // A closed channel is noticed with the first token.
+                let _ = active.send(GenerationEvent::Scheduled { cached_tokens, queue_time });
+            }
+        }
+        for id in &plan.preempted {
+            if let Some(active) = self.active.get_mut(id) {
+                self.observer.preempted(&mut active.timeline);
+            }
+        }
+        for id in &plan.expired {
+            self.end_failed(*id, failure_of(FailureKind::DeadlineExceeded, "deadline passed".to_owned()));
+        }
+    }
+
+    /// A step of which nothing can be used: its sequences fail, the others go on.
+    fn fail_step(&mut self, plan: &StepPlan, error: &StepError) -> (Vec<StepResult>, StepOutcome) {
+        tracing::error!(step = plan.step, sequences = plan.sequences.len(), tokens = plan.num_tokens(), %error, "step failed");
+        self.observer.step_failed();
+        let is_panic = matches!(error, StepError::Panicked(_));
+        self.consecutive_panics = if is_panic { self.consecutive_panics + 1 } else { 0 };
+        let is_fatal = matches!(error, StepError::Runner(RunnerError::Fatal(_))) || self.consecutive_panics >= MAX_CONSECUTIVE_PANICS;
+        let kind = if is_fatal { FailureKind::EngineDead } else { FailureKind::StepFailed };
+        for planned in &plan.sequences {
+            if let Some(active) = self.active.get_mut(&planned.id) {
+                active.failure = Some(failure_of(kind, error.to_string()));
+            }
+        }
+        let outcome = if is_fatal { StepOutcome::Fatal(error.to_string()) } else { StepOutcome::Continue };
+        (vec![StepResult::Failed; plan.sequences.len()], outcome)
+    }
+
+    /// Outputs to results for the scheduler; prompt log-probabilities are sent at once, being before any token.
+    fn absorb(&mut self, plan: &StepPlan, outputs: Vec<SequenceOutput>) -> Vec<StepResult> {
+        let outputs = plan.sequences.iter().zip(outputs);
+        outputs.map(|(planned, output)| self.absorb_one(plan.step, planned, output)).collect()
+    }
+
+    fn absorb_one(&mut self, step: u64, planned: &PlannedSequence, mut output: SequenceOutput) -> StepResult {
+        let Some(active) = self.active.get_mut(&planned.id) else { return StepResult::Failed };
+        let scores = std::mem::take(&mut output.scores);
+        match interpret(planned, &scores, output) {
+            Ok(token) => {
+                active.send_prompt_logprobs(scores);
+                let Some(sampled) = token else { return StepResult::Computed };
+                active.logprobs = sampled.logprobs;
+                StepResult::Token(sampled.token)
+            }
+            Err(failure) => {
+                let request_id = &*active.request.request_id;
+                tracing::error!(step, request_id, kind = ?failure.kind, detail = failure.detail, "sequence failed");
+                active.failure = Some(failure);
+                StepResult::Failed
+            }
+        }
+    }
+
+    /// Tells the readers what the step meant. Figures come first, so that whoever sees the event also sees them.
+    fn dispatch(&mut self, events: Vec<SchedulerEvent>, now: Instant) {
+        let is_token = |event: &&SchedulerEvent| matches!(event, SchedulerEvent::Token { .. });
+        self.observer.generated(events.iter().filter(is_token).count() as u64, now);
+        self.report_load();
+        for event in events {
+            match event {
+                SchedulerEvent::Token { id, token } => self.send_token(id, token, now),
+                SchedulerEvent::Finished { id, reason, usage } => {
+                    let Some(active) = self.active.remove(&id) else { continue };
+                    self.observer.finished(active.timeline, (reason, usage), now);
+                    let _ = active.events.try_send(GenerationEvent::Finished { reason, usage });
+                }
+                SchedulerEvent::Failed { id } => {
+                    let pending = self.active.get_mut(&id).and_then(|active| active.failure.take());
+                    let unexplained = || failure_of(FailureKind::StepFailed, "the scheduler refused the step's result".to_owned());
+                    self.end_failed(id, pending.unwrap_or_else(unexplained));
+                }
+            }
+        }
+    }
+
+    fn send_token(&mut self, id: SeqId, token: TokenId, now: Instant) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        self.observer.token(&mut active.timeline, now);
+        let logprobs = active.logprobs.take();
+        let sent = active.send(GenerationEvent::Token { token, logprobs });
+        // A sequence whose last token this is ends with the next event; otherwise nobody needs its next one.
+        if !sent && self.scheduler.sequence(id).is_some() {
+            self.abort(id);
+        }
+    }
+
+    /// Ends a sequence that the scheduler holds no longer.
+    fn end_failed(&mut self, id: SeqId, failure: GenerationFailure) {
+        let Some(active) = self.active.remove(&id) else { return };
+        let outcome = match failure.kind {
+            FailureKind::DeadlineExceeded | FailureKind::ShuttingDown => Outcome::Abort,
+            FailureKind::NonFiniteLogits | FailureKind::StepFailed | FailureKind::EngineDead => Outcome::Error,
+        };
+        self.observer.ended(active.timeline, outcome);
+        let _ = active.events.try_send(GenerationEvent::Failed(failure));
+    }
+
+    fn report_load(&mut self) {
+        self.observer.load(self.scheduler.stats());
+    }
+
+    #[cfg(test)]
+    pub(super) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+}
+
+impl ActiveSequence {
+    fn new(request: GenerationRequest, events: mpsc::Sender<GenerationEvent>, timeline: Timeline, ticket: Ticket) -> Self {
+        let stop_tokens = request.stop.eos_token_ids.iter().chain(request.stop.stop_token_ids.iter()).copied().collect();
+        Self { request, stop_tokens, events, timeline, prompt_logprobs_begun: false, logprobs: None, failure: None, ticket }
+    }
+
+    /// Sends an event that is not the last; false when nobody reads.
+    fn send(&self, event: GenerationEvent) -> bool {
+        debug_assert!(!is_terminal(&event));
+        match self.events.try_send(event) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(_)) => {
+                tracing::error!(request_id = &*self.request.request_id, "more events than a sequence can have");
+                false
+            }
+        }
+    }
+
+    fn send_prompt_logprobs(&mut self, scores: Vec<TokenLogprobs>) {
+        if self.request.prompt_logprobs.is_none() {
+            return;
+        }
+        let first = if std::mem::replace(&mut self.prompt_logprobs_begun, true) { None } else { Some(None) };
+        let entries: Vec<_> = first.into_iter().chain(scores.into_iter().map(Some)).collect();
+        if !entries.is_empty() {
+            // A closed channel is noticed with the next token or by the stream's own message.
+            let _ = self.send(GenerationEvent::PromptLogprobs(entries));
+        }
+    }
+}
+
+/// The token that an output holds, if one was due, or why the sequence fails.
+fn interpret(
+    planned: &PlannedSequence,
+    scores: &[TokenLogprobs],
+    output: SequenceOutput,
+) -> Result<Option<SampledToken>, GenerationFailure> {
+    let sampled = output.sampled.transpose().map_err(|error| {
+        let kind = match error {
+            SamplingError::NonFinite { .. } => FailureKind::NonFiniteLogits,
+            SamplingError::NothingAllowed { .. } => FailureKind::StepFailed,
+        };
+        failure_of(kind, error.to_string())
+    })?;
+    if scores.len() != planned.score_targets.len() {
+        // A row that cannot be scored is one with logits that are not finite.
+        let detail = format!("{} of {} prompt tokens were scored", scores.len(), planned.score_targets.len());
+        return Err(failure_of(FailureKind::NonFiniteLogits, detail));
+    }
+    if sampled.is_some() != planned.samples {
+        let detail = if planned.samples { "the runner sampled no token" } else { "the runner sampled a token too early" };
+        return Err(failure_of(FailureKind::StepFailed, detail.to_owned()));
+    }
+    Ok(sampled)
+}
+
+fn failure_of(kind: FailureKind, detail: String) -> GenerationFailure {
+    GenerationFailure { kind, detail }
+}

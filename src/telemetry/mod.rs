@@ -1,0 +1,4 @@
+//! What the server tells its operator.
+
+pub mod logging;
+pub mod metrics;
