@@ -4,6 +4,8 @@
 
 pub mod generation;
 
+pub mod tokenizer;
+
 pub mod engine;
 pub mod kv_cache;
 pub mod runner;
