@@ -4,6 +4,8 @@
 
 pub mod generation;
 
+pub mod api;
+pub mod server;
 pub mod tokenizer;
 
 pub mod engine;

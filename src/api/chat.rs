@@ -1,0 +1,314 @@
+//! `POST /v1/chat/completions`.
+
+use super::common::{FinishReason, LogitBias, Metadata, ObjectKind, StreamOptions, Usage};
+use super::input::{MessageContent, Stop};
+use super::number::{float, integer};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// A conversation to continue. Every field but `messages` may be left out or `null`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}))]
+pub struct ChatRequest {
+    /// A name of the served model; the served one if absent.
+    pub model: Option<String>,
+    /// The conversation so far.
+    #[schema(required = true, nullable = false, min_items = 1)]
+    pub messages: Option<Vec<ChatMessage>>,
+    /// Most tokens to generate. Default: what the context has left. The older name of `max_completion_tokens`, which goes before.
+    #[serde(default, deserialize_with = "integer")]
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<i64>,
+    /// Most tokens to generate. Default: what the context has left.
+    #[serde(default, deserialize_with = "integer")]
+    #[schema(minimum = 1)]
+    pub max_completion_tokens: Option<i64>,
+    /// 0 = the most likely token always. Default from the model's generation_config, else 1.
+    #[serde(default, deserialize_with = "float")]
+    #[schema(minimum = 0, maximum = 2)]
+    pub temperature: Option<f64>,
+    /// Nucleus sampling. 0 = the most likely token alone.
+    #[serde(default, deserialize_with = "float")]
+    #[schema(minimum = 0, maximum = 1)]
+    pub top_p: Option<f64>,
+    /// Sample among the `k` most likely tokens; -1 and 0 = all.
+    #[serde(default, deserialize_with = "integer")]
+    #[schema(minimum = -1)]
+    pub top_k: Option<i64>,
+    /// Sample among tokens at least this times as likely as the most likely one.
+    #[serde(default, deserialize_with = "float")]
+    #[schema(minimum = 0, maximum = 1)]
+    pub min_p: Option<f64>,
+    /// Choices.
+    #[serde(default, deserialize_with = "integer")]
+    #[schema(minimum = 1, default = 1)]
+    pub n: Option<i64>,
+    /// Strings that end a choice; they are not part of the text.
+    pub stop: Option<Stop>,
+    /// The same seed gives the same text.
+    #[serde(default, deserialize_with = "integer")]
+    pub seed: Option<i64>,
+    /// Answer with server-sent events.
+    #[schema(default = false)]
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<StreamOptions>,
+    /// Log-probabilities of each token.
+    #[schema(default = false)]
+    pub logprobs: Option<bool>,
+    /// Alternatives to list with each; only with `logprobs`.
+    #[serde(default, deserialize_with = "integer")]
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<i64>,
+    /// Lowers the logit of every token generated before.
+    #[serde(default, deserialize_with = "float")]
+    #[schema(minimum = -2, maximum = 2)]
+    pub presence_penalty: Option<f64>,
+    /// Lowers the logit of a token for each time it was generated before.
+    #[serde(default, deserialize_with = "float")]
+    #[schema(minimum = -2, maximum = 2)]
+    pub frequency_penalty: Option<f64>,
+    /// Divides (or multiplies, if negative) the logits of tokens in the prompt and the text. 1 = off.
+    #[serde(default, deserialize_with = "float")]
+    #[schema(minimum = 0.01, maximum = 100)]
+    pub repetition_penalty: Option<f64>,
+    /// Added to the logits, by token id, each in -100..=100.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, f64>>)]
+    pub logit_bias: Option<LogitBias>,
+    /// Go on after an end-of-sequence token.
+    #[schema(default = false)]
+    pub ignore_eos: Option<bool>,
+    /// No end-of-sequence token before so many tokens.
+    #[serde(default, deserialize_with = "integer")]
+    #[schema(minimum = 0, default = 0)]
+    pub min_tokens: Option<i64>,
+    /// Return the token ids of prompt and text.
+    #[schema(default = false)]
+    pub return_token_ids: Option<bool>,
+    /// Accepted, without effect.
+    pub user: Option<String>,
+    /// Accepted, without effect.
+    pub safety_identifier: Option<String>,
+    /// Accepted, without effect.
+    pub prompt_cache_key: Option<String>,
+    /// Accepted, without effect.
+    pub store: Option<bool>,
+    /// Accepted, without effect.
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Metadata>,
+    /// `auto` or `default`; without effect.
+    pub service_tier: Option<String>,
+    /// Accepted, without effect.
+    pub parallel_tool_calls: Option<bool>,
+}
+
+/// One message of the conversation.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChatMessage {
+    /// Who speaks.
+    #[schema(required = true, nullable = false, value_type = Role)]
+    pub role: Option<String>,
+    /// What is said.
+    #[schema(required = true, nullable = false)]
+    pub content: Option<MessageContent>,
+    /// The speaker's name, for templates that use it.
+    pub name: Option<String>,
+    /// Null in answers; accepted back as null.
+    #[schema(ignore)]
+    pub refusal: Option<Value>,
+    /// Not implemented: refused by name unless null.
+    #[schema(ignore)]
+    pub audio: Option<Value>,
+    /// Not implemented: refused by name unless null or empty.
+    #[schema(ignore)]
+    pub annotations: Option<Value>,
+    /// Not implemented: refused by name unless null or empty.
+    #[schema(ignore)]
+    pub tool_calls: Option<Value>,
+    /// Not implemented: refused by name unless null.
+    #[schema(ignore)]
+    pub tool_call_id: Option<Value>,
+    /// Not implemented: refused by name unless null.
+    #[schema(ignore)]
+    pub function_call: Option<Value>,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Instructions.
+    System,
+    /// Instructions, by their newer name; templates see `system`.
+    Developer,
+    /// The user.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// All of them, as they are written.
+    pub const NAMES: [&'static str; 4] = ["system", "developer", "user", "assistant"];
+
+    /// The name that chat templates know.
+    pub fn template_name(self) -> &'static str {
+        match self {
+            Self::System | Self::Developer => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+
+    /// The role of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "system" => Some(Self::System),
+            "developer" => Some(Self::Developer),
+            "user" => Some(Self::User),
+            "assistant" => Some(Self::Assistant),
+            _ => None,
+        }
+    }
+}
+
+/// A whole chat completion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatResponse {
+    /// `chatcmpl-…`
+    pub id: String,
+    /// Always `chat.completion`.
+    pub object: ObjectKind,
+    /// Unix time.
+    pub created: u64,
+    /// The name of the model that was asked for.
+    pub model: String,
+    /// What determines the answer beside the request: weights, kernels, version.
+    pub system_fingerprint: String,
+    /// `n` choices.
+    pub choices: Vec<ChatChoice>,
+    /// Tokens read and written.
+    pub usage: Usage,
+    /// Ids of the prompt's tokens, with `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChoice {
+    /// Position among the choices.
+    pub index: u32,
+    /// What the model says.
+    pub message: AssistantMessage,
+    /// Present if asked for.
+    #[schema(required = true)]
+    pub logprobs: Option<ChatLogprobs>,
+    /// Why the answer ended.
+    pub finish_reason: FinishReason,
+    /// Ids of the generated tokens, with `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// A message of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AssistantMessage {
+    /// Always `assistant`.
+    pub role: Role,
+    /// The text.
+    pub content: String,
+    /// Always null.
+    #[schema(required = true)]
+    pub refusal: Option<String>,
+}
+
+/// Log-probabilities in the shape of the chat API.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatLogprobs {
+    /// One entry per token.
+    pub content: Vec<ChatTokenLogprob>,
+    /// Always null.
+    #[schema(required = true)]
+    pub refusal: Option<Vec<ChatTokenLogprob>>,
+}
+
+/// A token, its log-probability and the alternatives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatTokenLogprob {
+    /// Its text; bytes that are not UTF-8 on their own appear as U+FFFD.
+    pub token: String,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Its bytes: joined over the tokens they are the text.
+    pub bytes: Vec<u8>,
+    /// The most likely tokens, best first.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// An alternative.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TopLogprob {
+    /// Its text.
+    pub token: String,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A piece of a streamed chat completion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChunk {
+    /// The same in all chunks.
+    pub id: String,
+    /// Always `chat.completion.chunk`.
+    pub object: ObjectKind,
+    /// The same in all chunks.
+    pub created: u64,
+    /// The name of the model that was asked for.
+    pub model: String,
+    /// As in the whole answer.
+    pub system_fingerprint: String,
+    /// The piece; empty in the usage chunk.
+    pub choices: Vec<ChatChunkChoice>,
+    /// Only with `include_usage`: null but in the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+    /// Ids of the prompt's tokens, in the first chunk, with `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+}
+
+/// A piece of one choice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChunkChoice {
+    /// Which choice.
+    pub index: u32,
+    /// What is added.
+    pub delta: ChatDelta,
+    /// One entry per token of this chunk, if asked for.
+    #[schema(required = true)]
+    pub logprobs: Option<ChatLogprobs>,
+    /// Null but in the last chunk of each choice.
+    #[schema(required = true)]
+    pub finish_reason: Option<FinishReason>,
+    /// Ids of the tokens of this chunk, with `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// What a chunk adds to the message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatDelta {
+    /// Only in the first chunk of each choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// More text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}

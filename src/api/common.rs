@@ -1,0 +1,86 @@
+//! Pieces that both APIs share.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// Options of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StreamOptions {
+    /// Send one more chunk before the end, with `choices: []` and the usage of the whole request.
+    pub include_usage: Option<bool>,
+    /// Not implemented: refused unless `false`.
+    #[schema(ignore)]
+    pub continuous_usage_stats: Option<bool>,
+    /// Not implemented: refused unless `false`.
+    #[schema(ignore)]
+    pub include_obfuscation: Option<bool>,
+}
+
+/// Biases by token id (written as a string, as JSON keys are).
+pub type LogitBias = BTreeMap<String, f64>;
+
+/// Accepted for compatibility; its content has no effect.
+pub type Metadata = serde_json::Map<String, Value>;
+
+/// Tokens read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// Tokens of all prompts.
+    pub prompt_tokens: u64,
+    /// Tokens generated, over all choices.
+    pub completion_tokens: u64,
+    /// Their sum.
+    pub total_tokens: u64,
+    /// Of the prompt tokens, which were not computed again.
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// Details of the prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromptTokensDetails {
+    /// Tokens found in the prefix cache.
+    pub cached_tokens: u64,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// An end-of-sequence token or a stop string.
+    Stop,
+    /// `max_tokens` or the end of the context.
+    Length,
+}
+
+impl FinishReason {
+    /// As it is written on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// The kind of object an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum ObjectKind {
+    /// A completion, or a chunk of one.
+    #[serde(rename = "text_completion")]
+    TextCompletion,
+    /// A chat completion.
+    #[serde(rename = "chat.completion")]
+    ChatCompletion,
+    /// A chunk of a chat completion.
+    #[serde(rename = "chat.completion.chunk")]
+    ChatCompletionChunk,
+    /// A model.
+    #[serde(rename = "model")]
+    Model,
+    /// A list.
+    #[serde(rename = "list")]
+    List,
+}

@@ -1,0 +1,171 @@
+//! Parts of requests that may be written in several ways: `prompt`, `stop`, the content of a message.
+//!
+//! They are decoded by hand, so that an error names the element and what was expected instead of "no variant matched".
+
+use super::number::integral;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// The prompt of a completion: one text, several texts, the token ids of one prompt, or those of several.
+#[derive(Clone, Debug, PartialEq, ToSchema)]
+#[schema(example = "Once upon a time")]
+#[serde(untagged)]
+pub enum Prompt {
+    /// One text.
+    Text(String),
+    /// Several texts.
+    Texts(Vec<String>),
+    /// Token ids of one prompt.
+    Tokens(Vec<i64>),
+    /// Token ids of several prompts.
+    TokenLists(Vec<Vec<i64>>),
+}
+
+const PROMPT: &str = "expected a string, an array of strings, an array of token ids or an array of arrays of token ids";
+
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Array(items) => prompt_array(items).map_err(D::Error::custom),
+            other => Err(D::Error::custom(format!("{PROMPT}, got {}", kind(&other)))),
+        }
+    }
+}
+
+fn prompt_array(items: Vec<Value>) -> Result<Prompt, String> {
+    match items.first() {
+        None => Ok(Prompt::Tokens(Vec::new())),
+        Some(Value::String(_)) => items.into_iter().enumerate().map(|(i, v)| string(i, v)).collect::<Result<_, _>>().map(Prompt::Texts),
+        Some(Value::Number(_)) => token_ids(&items, "element").map(Prompt::Tokens),
+        Some(Value::Array(_)) => items.iter().enumerate().map(|(i, v)| token_list(i, v)).collect::<Result<_, _>>().map(Prompt::TokenLists),
+        Some(other) => Err(format!("{PROMPT}, got an array whose first element is {}", kind(other))),
+    }
+}
+
+fn string(index: usize, value: Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text),
+        other => Err(format!("element {index} is {}, expected a string like the first one", kind(&other))),
+    }
+}
+
+fn token_list(index: usize, value: &Value) -> Result<Vec<i64>, String> {
+    match value {
+        Value::Array(ids) => token_ids(ids, &format!("element {index}, token")),
+        other => Err(format!("element {index} is {}, expected an array of token ids like the first one", kind(other))),
+    }
+}
+
+fn token_ids(items: &[Value], what: &str) -> Result<Vec<i64>, String> {
+    items
+        .iter()
+        .enumerate()
+        .map(|(i, value)| as_integer(value).ok_or_else(|| format!("{what} {i} is {}, expected a token id (an integer)", kind(value))))
+        .collect()
+}
+
+fn as_integer(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_f64().and_then(integral))
+}
+
+/// One stop string or several.
+#[derive(Clone, Debug, PartialEq, ToSchema)]
+#[serde(untagged)]
+pub enum Stop {
+    /// One.
+    One(String),
+    /// Several, at most 64.
+    Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::One(text)),
+            Value::Array(items) => {
+                let strings = items.into_iter().enumerate().map(|(i, value)| match value {
+                    Value::String(text) => Ok(text),
+                    other => Err(format!("element {i} is {}, expected a string", kind(&other))),
+                });
+                strings.collect::<Result<_, _>>().map(Self::Many).map_err(D::Error::custom)
+            }
+            other => Err(D::Error::custom(format!("expected a string or an array of strings, got {}", kind(&other)))),
+        }
+    }
+}
+
+impl Stop {
+    /// The stop strings as a list.
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(texts) => texts,
+        }
+    }
+}
+
+/// Content of a message: a text, or parts.
+#[derive(Clone, Debug, PartialEq, ToSchema)]
+#[serde(untagged)]
+pub enum MessageContent {
+    /// A text.
+    Text(String),
+    /// Parts, joined without a separator.
+    Parts(Vec<ContentPart>),
+}
+
+impl<'de> Deserialize<'de> for MessageContent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Array(items) => items
+                .into_iter()
+                .enumerate()
+                .map(|(i, value)| ContentPart::deserialize(value).map_err(|error| format!("part {i}: {error}")))
+                .collect::<Result<_, _>>()
+                .map(Self::Parts)
+                .map_err(D::Error::custom),
+            other => Err(D::Error::custom(format!("expected a string or an array of content parts, got {}", kind(&other)))),
+        }
+    }
+}
+
+/// One part of a message's content. Only `{"type": "text", "text": …}` is understood.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+pub struct ContentPart {
+    /// The kind of part.
+    #[serde(rename = "type")]
+    #[schema(value_type = TextPartType)]
+    pub kind: String,
+    /// The text.
+    #[schema(required = true, nullable = false)]
+    pub text: Option<String>,
+    /// Everything else the client wrote: what other kinds of parts carry, and unknown keys, which are refused by name.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub other: Map<String, Value>,
+}
+
+/// The only kind of content part that is understood.
+#[derive(Clone, Copy, Debug, ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum TextPartType {
+    /// A text.
+    Text,
+}
+
+/// The JSON type of a value, with an article, for error messages.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(n) if n.is_f64() => "a number with a fraction",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,210 @@
+//! Gives a JSON object its wire type and names the parameter when it cannot.
+//!
+//! A key is known, known but not implemented (refused by name unless its value means "off"), or unknown (refused with the most similar known
+//! name). Nothing is silently ignored.
+
+use crate::api::chat::ChatRequest;
+use crate::api::completion::CompletionRequest;
+use crate::server::error::ApiError;
+use serde::de::value::Error as ProbeError;
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use serde_json::{Map, Value, json};
+
+/// A request that can be decoded.
+pub trait WireRequest: DeserializeOwned {
+    /// Parameters of the OpenAI API and of its extensions that are not implemented for this request.
+    const NOT_IMPLEMENTED: &'static [&'static str];
+}
+
+/// Not implemented for either API: tools, structured output and sampling extras of other servers.
+macro_rules! not_implemented {
+    ($($own:literal),* $(,)?) => {
+        &[
+            "add_special_tokens", "allowed_token_ids", "bad_words", "cache_salt", "detokenize", "guided_choice", "guided_decoding_backend",
+            "guided_grammar", "guided_json", "guided_regex", "include_stop_str_in_output", "kv_transfer_params", "length_penalty",
+            "logits_processors", "logprob_token_ids", "moderation", "priority", "prompt_cache_options", "prompt_cache_retention",
+            "prompt_logprobs", "repetition_detection", "request_id", "response_format", "return_progress",
+            "return_tokens_as_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "stream_interval",
+            "structured_outputs", "timeout_ms", "truncate_prompt_tokens", "truncation_side", "use_beam_search", "vllm_xargs", $($own),*
+        ]
+    };
+}
+
+impl WireRequest for CompletionRequest {
+    const NOT_IMPLEMENTED: &'static [&'static str] = not_implemented!["suffix", "prompt_embeds"];
+}
+
+impl WireRequest for ChatRequest {
+    const NOT_IMPLEMENTED: &'static [&'static str] = not_implemented![
+        "add_generation_prompt",
+        "audio",
+        "best_of",
+        "chat_template",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "documents",
+        "echo",
+        "enable_thinking",
+        "function_call",
+        "functions",
+        "include_reasoning",
+        "media_io_kwargs",
+        "mm_processor_kwargs",
+        "modalities",
+        "prediction",
+        "reasoning",
+        "reasoning_effort",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "verbosity",
+        "web_search_options",
+    ];
+}
+
+/// Decodes a request.
+///
+/// # Errors
+/// 400 that names the parameter: unknown, not implemented, of the wrong type.
+pub fn decode<T: WireRequest>(mut object: Map<String, Value>) -> Result<T, ApiError> {
+    let known = field_names::<T>();
+    let mut switched_off = Vec::new();
+    for (key, value) in &object {
+        if known.contains(&key.as_str()) {
+            continue;
+        }
+        if !T::NOT_IMPLEMENTED.contains(&key.as_str()) {
+            return Err(ApiError::Unknown { param: key.clone(), nearest: nearest(key, known) });
+        }
+        if !means_off(key, value) {
+            return Err(ApiError::unsupported(key, ""));
+        }
+        switched_off.push(key.clone());
+    }
+    for key in switched_off {
+        object.remove(&key);
+    }
+    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+        let (param, detail) = (error.path().to_string(), error.into_inner().to_string());
+        ApiError::WrongType { param, detail }
+    })
+}
+
+/// Whether a parameter that is not implemented has a value that asks for nothing.
+fn means_off(key: &str, value: &Value) -> bool {
+    match (key, value) {
+        (_, Value::Null | Value::Bool(false)) => true,
+        ("skip_special_tokens" | "spaces_between_special_tokens" | "add_generation_prompt" | "detokenize", value) => *value == json!(true),
+        ("response_format", value) => *value == json!({"type": "text"}),
+        ("tool_choice" | "function_call", value) => *value == json!("none"),
+        ("modalities", value) => *value == json!(["text"]),
+        (_, Value::Array(items)) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// The most similar name, if it is similar enough to be meant.
+pub fn nearest(key: &str, known: &'static [&'static str]) -> Option<&'static str> {
+    // Longer keys are not compared: nobody mistypes that much, and the distance is quadratic.
+    if key.len() > 64 {
+        return None;
+    }
+    let scored = known.iter().map(|name| (strsim::jaro_winkler(key, name), *name));
+    scored.filter(|(score, _)| *score > 0.84).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+/// The names of a struct's fields as serde knows them: derived code hands them to the deserializer.
+pub fn field_names<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut names: &'static [&'static str] = &[];
+    // The probe always ends in an error, after it has seen the names.
+    let _ = T::deserialize(NameProbe(&mut names));
+    names
+}
+
+struct NameProbe<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for NameProbe<'_> {
+    type Error = ProbeError;
+
+    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, fields: &'static [&'static str], _: V) -> Result<V::Value, ProbeError> {
+        *self.0 = fields;
+        Err(de::Error::custom("names only"))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ProbeError> {
+        Err(de::Error::custom("names only"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq tuple
+        tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completion(body: Value) -> Result<CompletionRequest, ApiError> {
+        let Value::Object(object) = body else { panic!() };
+        decode(object)
+    }
+
+    fn chat(body: Value) -> Result<ChatRequest, ApiError> {
+        let Value::Object(object) = body else { panic!() };
+        decode(object)
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_the_nearest_known_one() {
+        let unknown = |key: &str| match completion(json!({key: 1})) {
+            Err(ApiError::Unknown { param, nearest }) if param == key => nearest,
+            other => panic!("{key}: {other:?}"),
+        };
+        assert_eq!(unknown("max_token"), Some("max_tokens"));
+        assert_eq!(unknown("temprature"), Some("temperature"));
+        assert_eq!(unknown("zzz"), None);
+        assert_eq!(unknown(&"n".repeat(1_000_000)), None);
+        assert!(matches!(completion(json!({"zzz": null})), Err(ApiError::Unknown { .. })));
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_unless_it_is_off() {
+        for off in [json!({"suffix": null}), json!({"prompt_logprobs": null, "response_format": {"type": "text"}})] {
+            assert_eq!(completion(off).unwrap(), CompletionRequest::default());
+        }
+        assert_eq!(chat(json!({"tools": [], "tool_choice": "none", "modalities": ["text"]})).unwrap(), ChatRequest::default());
+        for (key, value) in [("suffix", json!("x")), ("suffix", json!("")), ("response_format", json!({})), ("prompt_logprobs", json!(0))] {
+            assert_eq!(completion(json!({key: value})), Err(ApiError::unsupported(key, "")));
+        }
+        assert_eq!(chat(json!({"tools": [{}]})), Err(ApiError::unsupported("tools", "")));
+        assert_eq!(chat(json!({"echo": true})), Err(ApiError::unsupported("echo", "")));
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_parameter() {
+        let param = |e: ApiError| match e {
+            ApiError::WrongType { param, .. } => param,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(param(completion(json!({"temperature": "hot"})).unwrap_err()), "temperature");
+        assert_eq!(param(completion(json!({"stop": 5})).unwrap_err()), "stop");
+        assert_eq!(param(completion(json!({"stream_options": {"include_usage": 1}})).unwrap_err()), "stream_options.include_usage");
+        assert_eq!(param(completion(json!({"stream_options": {"usage": 1}})).unwrap_err()), "stream_options.usage");
+        assert_eq!(param(completion(json!({"logit_bias": {"5": "x"}})).unwrap_err()), "logit_bias.5");
+        assert_eq!(param(chat(json!({"messages": [{"role": "user"}, {"role": 7}]})).unwrap_err()), "messages[1].role");
+        assert_eq!(param(chat(json!({"messages": "hi"})).unwrap_err()), "messages");
+        assert_eq!(param(chat(json!({"messages": [{"role": "user", "content": 1}]})).unwrap_err()), "messages[0].content");
+    }
+
+    #[test]
+    fn no_parameter_is_both_known_and_not_implemented() {
+        for name in CompletionRequest::NOT_IMPLEMENTED {
+            assert!(!field_names::<CompletionRequest>().contains(name), "{name}");
+        }
+        for name in ChatRequest::NOT_IMPLEMENTED {
+            assert!(!field_names::<ChatRequest>().contains(name), "{name}");
+        }
+        assert!(field_names::<ChatRequest>().contains(&"messages"));
+    }
+}

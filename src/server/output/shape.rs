@@ -1,0 +1,68 @@
+//! What the two APIs have in common about an answer.
+
+use super::collect::Collected;
+use super::driver::Output;
+use super::token_text::TokenText;
+use crate::api::common::Usage;
+use crate::generation::TokenId;
+use crate::server::parse::OutputPlan;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What every answer and every chunk of one request begins with, and how its tokens are written.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// `cmpl-…` or `chatcmpl-…`.
+    pub id: String,
+    /// Unix time.
+    pub created: u64,
+    /// What determines the answer beside the request.
+    pub system_fingerprint: String,
+    /// What was asked for.
+    pub plan: Arc<OutputPlan>,
+    /// Writes tokens.
+    pub token_text: TokenText,
+}
+
+impl Envelope {
+    /// `usage` of a chunk that is not the usage chunk: absent, or null if a usage chunk will come.
+    pub fn no_usage(&self) -> Option<Option<Usage>> {
+        self.plan.stream.filter(|stream| stream.include_usage).map(|_| None)
+    }
+
+    /// The tokens, if they were asked for.
+    pub fn token_ids(&self, tokens: Vec<TokenId>) -> Option<Vec<TokenId>> {
+        self.plan.return_token_ids.then_some(tokens)
+    }
+
+    /// The prompt's tokens of this choice, if they were asked for.
+    pub fn prompt_token_ids(&self, choice: u32) -> Option<Vec<TokenId>> {
+        let prompt = self.plan.prompts.get((choice / self.plan.n.max(1)) as usize)?;
+        self.plan.return_token_ids.then(|| prompt.tokens.to_vec())
+    }
+}
+
+/// Encodes answers in the shape of one API.
+pub trait Shape: Send + Sync + 'static {
+    /// A whole answer.
+    type Whole: Serialize;
+    /// A piece of a streamed one.
+    type Chunk: Serialize;
+
+    /// For the answer to one request.
+    fn new(envelope: Envelope) -> Self;
+
+    /// The whole answer.
+    fn whole(&self, choices: Vec<Collected>, usage: Usage) -> Self::Whole;
+
+    /// The chunks for one output, in order.
+    fn chunks(&mut self, output: Output) -> Vec<Self::Chunk>;
+
+    /// The chunk with the usage, after all others.
+    fn usage_chunk(&self, usage: Usage) -> Self::Chunk;
+}
+
+/// The log-probability as JSON can write it: an impossible token has none lower than any real one.
+pub fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { -9999.0 }
+}

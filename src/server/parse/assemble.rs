@@ -1,0 +1,159 @@
+//! The last step: prompts in token ids and resolved parameters become one [`GenerationRequest`] per choice, and the plan of the answer.
+
+use super::Bounds;
+use super::encode::Encoded;
+use super::shared::{Parameters, StreamMode};
+use crate::generation::{GenerationRequest, StopCriteria, TokenId};
+use crate::server::error::{ApiError, ContextLengthError};
+use crate::tokenizer::StopStrings;
+use std::sync::Arc;
+
+/// How many tokens to generate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxTokens {
+    /// As many as the named parameter says; an error if they do not fit.
+    Given(&'static str, u32),
+    /// So many, or as many as fit.
+    AtMost(u32),
+}
+
+/// What to generate for the prompts, beside the shared parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// How many tokens.
+    pub max_tokens: MaxTokens,
+    /// Log-probabilities with so many alternatives.
+    pub logprobs: Option<u8>,
+    /// Begin each text with its prompt, and score the prompt if `logprobs` is set.
+    pub echo: bool,
+}
+
+/// What the answer must look like.
+#[derive(Clone, Debug)]
+pub struct OutputPlan {
+    /// The name of the model as the client wrote it.
+    pub model: String,
+    /// Choices for each prompt; choice `c` of prompt `p` has the index `p * n + c`.
+    pub n: u32,
+    /// The prompts.
+    pub prompts: Vec<PromptPlan>,
+    /// Strings that end a text.
+    pub stop_strings: Arc<StopStrings>,
+    /// Log-probabilities with so many alternatives.
+    pub logprobs: Option<u8>,
+    /// Begin each text with its prompt.
+    pub echo: bool,
+    /// Return ids as well.
+    pub return_token_ids: bool,
+    /// `None`: one answer when everything is done.
+    pub stream: Option<StreamMode>,
+}
+
+/// A prompt as the answer needs it.
+#[derive(Clone, Debug)]
+pub struct PromptPlan {
+    /// Its tokens.
+    pub tokens: Arc<[TokenId]>,
+    /// Its text, if the client sent one.
+    pub text: Option<String>,
+    /// When its choices end.
+    pub stop: StopCriteria,
+}
+
+/// Everything a request came to.
+#[derive(Clone, Debug)]
+pub struct Assembled {
+    /// One request per choice, in the order of their indices.
+    pub requests: Vec<GenerationRequest>,
+    /// What the answer must look like.
+    pub plan: OutputPlan,
+}
+
+/// Refuses more choices than allowed; before the prompts are encoded.
+///
+/// # Errors
+/// 400, naming `n`.
+pub fn check_choices(n: u32, prompts: usize, bounds: &Bounds<'_>) -> Result<(), ApiError> {
+    let choices = prompts.saturating_mul(n as usize);
+    if choices <= bounds.max_choices {
+        return Ok(());
+    }
+    let param = if n == 1 { "prompt" } else { "n" };
+    let problem = format!("asks for {choices} choices ({prompts} prompts × n {n}); at most {} are allowed", bounds.max_choices);
+    Err(ApiError::invalid(param, problem))
+}
+
+/// Fits every prompt into the context and makes the requests.
+///
+/// # Errors
+/// 400 if a prompt does not fit, or `min_tokens` is above the number of tokens to generate.
+pub fn assemble(
+    parameters: Parameters,
+    encoded: Vec<Encoded>,
+    wanted: Wanted,
+    bounds: &Bounds<'_>,
+    request_id: &Arc<str>,
+) -> Result<Assembled, ApiError> {
+    let mut prompts = Vec::with_capacity(encoded.len());
+    for prompt in encoded {
+        let max_tokens = fit(&prompt, wanted.max_tokens, bounds.model.max_model_len)?;
+        if parameters.min_tokens > max_tokens {
+            let problem = format!("must be at most the number of tokens to generate ({max_tokens}), got {}", parameters.min_tokens);
+            return Err(ApiError::invalid("min_tokens", problem));
+        }
+        let stop = StopCriteria {
+            max_tokens,
+            min_tokens: parameters.min_tokens,
+            eos_token_ids: parameters.eos_token_ids.clone(),
+            stop_token_ids: Arc::from([]),
+        };
+        prompts.push(PromptPlan { tokens: prompt.tokens, text: prompt.text, stop });
+    }
+    let requests = requests(&parameters, &prompts, wanted, request_id);
+    let plan = OutputPlan {
+        model: parameters.model,
+        n: parameters.n,
+        prompts,
+        stop_strings: Arc::new(StopStrings::new(parameters.stop_strings)),
+        logprobs: wanted.logprobs,
+        echo: wanted.echo,
+        return_token_ids: parameters.return_token_ids,
+        stream: parameters.stream,
+    };
+    Ok(Assembled { requests, plan })
+}
+
+fn requests(parameters: &Parameters, prompts: &[PromptPlan], wanted: Wanted, request_id: &Arc<str>) -> Vec<GenerationRequest> {
+    let choices = (0u32..).zip(prompts).flat_map(|(prompt_index, prompt)| (0..parameters.n).map(move |c| (prompt_index, c, prompt)));
+    choices
+        .map(|(prompt_index, choice_index, prompt)| GenerationRequest {
+            request_id: request_id.clone(),
+            prompt: prompt.tokens.clone(),
+            prompt_index,
+            choice_index,
+            sampling: parameters.sampling.clone(),
+            stop: prompt.stop.clone(),
+            logprobs: wanted.logprobs,
+            prompt_logprobs: wanted.logprobs.filter(|_| wanted.echo),
+        })
+        .collect()
+}
+
+/// The number of tokens to generate for a prompt.
+fn fit(prompt: &Encoded, max_tokens: MaxTokens, max_model_len: usize) -> Result<u32, ApiError> {
+    let prompt_tokens = prompt.tokens.len();
+    let room = max_model_len.saturating_sub(prompt_tokens);
+    let too_long = |param, max_tokens| {
+        ApiError::ContextLength(ContextLengthError { param, prompt_tokens, at_least: false, max_tokens, max_model_len })
+    };
+    match max_tokens {
+        MaxTokens::Given(param, wanted) if wanted as usize > room => {
+            Err(too_long(if room == 0 { prompt.param } else { param }, wanted as usize))
+        }
+        // Scoring alone generates nothing, so that a prompt may fill the context.
+        MaxTokens::Given(_, 0) if prompt_tokens <= max_model_len => Ok(0),
+        MaxTokens::Given(_, wanted) if room > 0 => Ok(wanted),
+        MaxTokens::AtMost(wanted) if room > 0 => Ok(wanted.min(u32::try_from(room).unwrap_or(u32::MAX))),
+        MaxTokens::Given(..) | MaxTokens::AtMost(_) => Err(too_long(prompt.param, 1)),
+    }
+}

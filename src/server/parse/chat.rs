@@ -1,0 +1,138 @@
+//! What only chat has: messages, `max_completion_tokens`, the newer log-probabilities.
+
+use super::encode::Source;
+use super::shared::{MAX_LOGPROBS, Parameters, SharedFields};
+use super::{Bounds, range};
+use crate::api::chat::{ChatMessage as WireMessage, ChatRequest, Role};
+use crate::api::input::{ContentPart, MessageContent};
+use crate::server::error::ApiError;
+use crate::tokenizer::ChatMessage;
+use serde_json::Value;
+
+/// A chat request, checked but for what needs the number of prompt tokens.
+#[derive(Debug)]
+pub struct Chat {
+    /// What both APIs have.
+    pub parameters: Parameters,
+    /// The conversation, not empty.
+    pub source: Source,
+    /// How many tokens were asked for, and by which parameter; `None`: what the context has left.
+    pub max_tokens: Option<(&'static str, u32)>,
+    /// Log-probabilities with so many alternatives.
+    pub logprobs: Option<u8>,
+}
+
+impl Chat {
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// 400 with the parameter at fault; 404 for another model.
+    pub fn parse(request: ChatRequest, bounds: &Bounds<'_>) -> Result<Self, ApiError> {
+        let max_tokens = max_tokens(&request)?;
+        let logprobs = logprobs(&request)?;
+        let messages = messages(request.messages)?;
+        if !bounds.has_tokenizer {
+            return Err(ApiError::unsupported("messages", "it runs without a tokenizer; send token ids to /v1/completions"));
+        }
+        let shared = SharedFields {
+            model: request.model,
+            temperature: request.temperature,
+            top_p: request.top_p,
+            top_k: request.top_k,
+            min_p: request.min_p,
+            n: request.n,
+            stop: request.stop,
+            seed: request.seed,
+            stream: request.stream,
+            stream_options: request.stream_options,
+            presence_penalty: request.presence_penalty,
+            frequency_penalty: request.frequency_penalty,
+            repetition_penalty: request.repetition_penalty,
+            logit_bias: request.logit_bias,
+            ignore_eos: request.ignore_eos,
+            min_tokens: request.min_tokens,
+            return_token_ids: request.return_token_ids,
+            service_tier: request.service_tier,
+        };
+        Ok(Self { parameters: shared.resolve(bounds)?, source: Source::Chat(messages), max_tokens, logprobs })
+    }
+}
+
+fn max_tokens(request: &ChatRequest) -> Result<Option<(&'static str, u32)>, ApiError> {
+    let check = |param: &'static str, value| -> Result<_, ApiError> {
+        // Above u32 the request cannot fit any context; the error about the context says so better than one about a range.
+        let value = range::integer::<i64>(param, value, 1..=i64::MAX)?;
+        Ok(value.map(|v| (param, u32::try_from(v).unwrap_or(u32::MAX))))
+    };
+    let older = check("max_tokens", request.max_tokens)?;
+    Ok(check("max_completion_tokens", request.max_completion_tokens)?.or(older))
+}
+
+fn logprobs(request: &ChatRequest) -> Result<Option<u8>, ApiError> {
+    let top = range::integer("top_logprobs", request.top_logprobs, 0..=MAX_LOGPROBS)?;
+    match (request.logprobs.unwrap_or(false), top) {
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "is only allowed with 'logprobs': true")),
+    }
+}
+
+fn messages(messages: Option<Vec<WireMessage>>) -> Result<Vec<ChatMessage>, ApiError> {
+    let messages = messages.ok_or_else(|| ApiError::Missing { param: "messages".to_owned() })?;
+    if messages.is_empty() {
+        return Err(ApiError::invalid("messages", "must have at least one message"));
+    }
+    messages.into_iter().enumerate().map(|(index, message)| parse_message(index, message)).collect()
+}
+
+fn parse_message(index: usize, message: WireMessage) -> Result<ChatMessage, ApiError> {
+    let at = |field: &str| format!("messages[{index}].{field}");
+    let not_implemented = [
+        ("audio", &message.audio),
+        ("annotations", &message.annotations),
+        ("tool_calls", &message.tool_calls),
+        ("tool_call_id", &message.tool_call_id),
+        ("function_call", &message.function_call),
+        ("refusal", &message.refusal),
+    ];
+    for (field, value) in not_implemented {
+        if value.as_ref().is_some_and(|value| !matches!(value, Value::Null) && value.as_array().is_none_or(|items| !items.is_empty())) {
+            return Err(ApiError::unsupported(at(field), ""));
+        }
+    }
+    let role = message.role.ok_or_else(|| ApiError::Missing { param: at("role") })?;
+    let role = match (Role::from_name(&role), role.as_str()) {
+        (Some(role), _) => role,
+        (None, "tool" | "function") => return Err(ApiError::unsupported(at("role"), "tools are not implemented")),
+        (None, _) => {
+            return Err(ApiError::invalid(at("role"), format!("must be one of {}, got '{role}'", Role::NAMES.join(", "))));
+        }
+    };
+    let content = match message.content.ok_or_else(|| ApiError::Missing { param: at("content") })? {
+        MessageContent::Text(text) => text,
+        MessageContent::Parts(parts) => parts_text(&at("content"), parts)?,
+    };
+    Ok(ChatMessage { role: role.template_name().to_owned(), content, name: message.name })
+}
+
+fn parts_text(param: &str, parts: Vec<ContentPart>) -> Result<String, ApiError> {
+    if parts.is_empty() {
+        return Err(ApiError::invalid(param, "must have at least one part"));
+    }
+    let mut text = String::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        let param = format!("{param}[{index}]");
+        match part.kind.as_str() {
+            "text" => {}
+            "image_url" | "input_audio" | "file" | "refusal" | "video_url" | "audio_url" => {
+                return Err(ApiError::unsupported(format!("{param}.{}", part.kind), "only parts of type 'text' are understood"));
+            }
+            other => return Err(ApiError::invalid(format!("{param}.type"), format!("must be 'text', got '{other}'"))),
+        }
+        if let Some((key, _)) = part.other.iter().find(|(_, value)| !value.is_null()) {
+            return Err(ApiError::Unknown { param: format!("{param}.{key}"), nearest: None });
+        }
+        text.push_str(&part.text.ok_or_else(|| ApiError::Missing { param: format!("{param}.text") })?);
+    }
+    Ok(text)
+}

@@ -1,0 +1,156 @@
+//! Texts and conversations to token ids, without holding up the async threads.
+//!
+//! Short texts are encoded at once; longer ones go through `offload`. A text that cannot fit the context whatever its tokens are is refused
+//! before it is encoded.
+
+use crate::generation::TokenId;
+use crate::server::error::{ApiError, ContextLengthError};
+use crate::server::offload::Offload;
+use crate::tokenizer::{ChatInput, ChatMessage, ChatTemplate, TemplateError, Tokenizer, TokenizerError};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Most bytes of text that are encoded on the spot (some tens of microseconds).
+const INLINE_BYTES: usize = 4096;
+/// What a message costs beside its text, in bytes of text: the template runs for it, and writes something around it.
+const MESSAGE_BYTES: usize = 64;
+
+/// A prompt as the client wrote it.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A text.
+    Text(String),
+    /// Token ids, left as they are.
+    Tokens(Vec<TokenId>),
+    /// A conversation.
+    Chat(Vec<ChatMessage>),
+}
+
+impl Source {
+    /// Whether there is nothing to continue.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Tokens(ids) => ids.is_empty(),
+            Self::Chat(messages) => messages.is_empty(),
+        }
+    }
+
+    /// How long encoding takes, in bytes of text.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(_) => 0,
+            Self::Chat(messages) => messages.iter().map(|m| m.content.len() + m.name.as_deref().map_or(0, str::len) + MESSAGE_BYTES).sum(),
+        }
+    }
+
+    fn param(&self) -> &'static str {
+        if matches!(self, Self::Chat(_)) { "messages" } else { "prompt" }
+    }
+}
+
+/// A prompt in token ids.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The ids, not empty.
+    pub tokens: Arc<[TokenId]>,
+    /// The text, if the client sent one.
+    pub text: Option<String>,
+    /// `prompt` or `messages`.
+    pub param: &'static str,
+}
+
+/// Encodes prompts. One per server.
+#[derive(Debug)]
+pub struct Encoder {
+    codec: Option<Arc<Codec>>,
+    offload: Offload,
+}
+
+#[derive(Debug)]
+struct Codec {
+    tokenizer: Arc<Tokenizer>,
+    template: Arc<ChatTemplate>,
+    max_model_len: usize,
+}
+
+impl Encoder {
+    /// An encoder for a model with a context of `max_model_len` tokens; without a tokenizer it passes token ids through.
+    /// Long prompts go through `offload`.
+    pub fn new(tokenizer: Option<Arc<Tokenizer>>, template: Arc<ChatTemplate>, max_model_len: usize, offload: Offload) -> Self {
+        let codec = tokenizer.map(|tokenizer| Arc::new(Codec { tokenizer, template, max_model_len }));
+        Self { codec, offload }
+    }
+
+    /// Encodes the prompts of one request, in order.
+    ///
+    /// # Errors
+    /// 400 if one cannot be encoded, rendered, or fit the context.
+    pub async fn encode(&self, sources: Vec<Source>) -> Result<Vec<Encoded>, ApiError> {
+        let cost: usize = sources.iter().map(Source::cost).sum();
+        let codec = self.codec.clone();
+        let work = move || sources.into_iter().map(|source| encode_one(codec.as_deref(), source)).collect();
+        if cost <= INLINE_BYTES { work() } else { self.offload.run(work).await }
+    }
+}
+
+fn encode_one(codec: Option<&Codec>, source: Source) -> Result<Encoded, ApiError> {
+    let param = source.param();
+    let (tokens, text) = match (source, codec) {
+        (Source::Tokens(ids), _) => (ids, None),
+        (Source::Text(text), Some(codec)) => (codec.encode_text(&text)?, Some(text)),
+        (Source::Chat(messages), Some(codec)) => (codec.encode_chat(&messages)?, None),
+        (Source::Text(_) | Source::Chat(_), None) => return Err(ApiError::unsupported(param, "it runs without a tokenizer")),
+    };
+    if tokens.is_empty() {
+        return Err(ApiError::invalid(param, "has no tokens"));
+    }
+    Ok(Encoded { tokens: tokens.into(), text, param })
+}
+
+impl Codec {
+    fn encode_text(&self, text: &str) -> Result<Vec<TokenId>, ApiError> {
+        self.check_length("prompt", text.len())?;
+        self.tokenizer.encode_prompt(text).map_err(|e| not_encodable("prompt", &e))
+    }
+
+    fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>, ApiError> {
+        let input = ChatInput::new(messages, self.tokenizer.special_tokens(), SystemTime::now());
+        let rendered = self.template.render(&input).map_err(|error| template_error(&error))?;
+        // What was typed never becomes special tokens, which may be longer than others.
+        self.check_length("messages", rendered.typed().iter().map(ExactSizeIterator::len).sum())?;
+        self.tokenizer.encode_chat(&rendered).map_err(|e| not_encodable("messages", &e))
+    }
+
+    /// Refuses a text of more bytes than the context's tokens can have.
+    fn check_length(&self, param: &'static str, bytes: usize) -> Result<(), ApiError> {
+        let prompt_tokens = self.tokenizer.fewest_tokens(bytes);
+        if prompt_tokens <= self.max_model_len {
+            return Ok(());
+        }
+        let error = ContextLengthError { param, prompt_tokens, at_least: true, max_tokens: 1, max_model_len: self.max_model_len };
+        Err(ApiError::ContextLength(error))
+    }
+}
+
+fn not_encodable(param: &str, error: &TokenizerError) -> ApiError {
+    ApiError::invalid(param, format!("cannot be encoded: {error}"))
+}
+
+fn template_error(error: &TemplateError) -> ApiError {
+    ApiError::Template { detail: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_messages_cost_too() {
+        let message = ChatMessage { role: "user".into(), content: String::new(), name: Some("ab".into()) };
+        assert_eq!(Source::Chat(vec![message.clone(); 3]).cost(), 3 * 66);
+        assert!(Source::Chat(vec![message; 50_000]).cost() > INLINE_BYTES);
+        assert_eq!(Source::Text("abc".into()).cost(), 3);
+    }
+}

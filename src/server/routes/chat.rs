@@ -1,0 +1,55 @@
+//! `POST /v1/chat/completions`.
+
+use super::generate;
+use crate::api::chat::{ChatChunk, ChatRequest, ChatResponse};
+use crate::api::error::ErrorBody;
+use crate::server::App;
+use crate::server::error::ApiError;
+use crate::server::output::chat::ChatShape;
+use crate::server::parse::assemble::{MaxTokens, Wanted, assemble, check_choices};
+use crate::server::parse::chat::Chat;
+use crate::server::request_record::RequestRecord;
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use std::sync::Arc;
+
+/// Continues a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    operation_id = "createChatCompletion",
+    tag = "generation",
+    request_body(content = ChatRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The answers. With `stream`, server-sent events, each a chunk, the last `[DONE]`.", content(
+            (ChatResponse = "application/json"), (ChatChunk = "text/event-stream")
+        )),
+        (status = 400, description = "The request is wrong; the error names the parameter.", body = ErrorBody),
+        (status = 401, description = "No API key, or a wrong one.", body = ErrorBody),
+        (status = 404, description = "No such model.", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+        (status = 413, description = "The body is too large.", body = ErrorBody),
+        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
+        (status = 500, description = "The server failed.", body = ErrorBody),
+        (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+    )
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Arc<RequestRecord>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let request = generate::read::<ChatRequest>(&app, request).await?;
+    let bounds = app.bounds();
+    let chat = Chat::parse(request, &bounds)?;
+    check_choices(chat.parameters.n, 1, &bounds)?;
+    let encoded = app.encoder.encode(vec![chat.source]).await?;
+    let max_tokens = match chat.max_tokens {
+        Some((param, tokens)) => MaxTokens::Given(param, tokens),
+        None => MaxTokens::AtMost(bounds.defaults.max_new_tokens.unwrap_or(u32::MAX)),
+    };
+    let wanted = Wanted { max_tokens, logprobs: chat.logprobs, echo: false };
+    let assembled = assemble(chat.parameters, encoded, wanted, &bounds, &record.id)?;
+    generate::answer::<ChatShape>(&app, record, assembled, "chatcmpl").await
+}

@@ -1,0 +1,96 @@
+//! What both generating routes do: read, submit, answer.
+
+use crate::engine::{AdmissionError, QueueLimit, SubmitError};
+use crate::server::App;
+use crate::server::error::{ApiError, ContextLengthError};
+use crate::server::extract::body::{self, BodyLimits};
+use crate::server::extract::decode::{WireRequest, decode};
+use crate::server::extract::strict::parse_object;
+use crate::server::json::Json;
+use crate::server::output::collect::collect;
+use crate::server::output::driver::Driver;
+use crate::server::output::shape::{Envelope, Shape};
+use crate::server::output::sse;
+use crate::server::output::token_text::TokenText;
+use crate::server::parse::{Assembled, OutputPlan};
+use crate::server::request_record::RequestRecord;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Longest body that is parsed on the spot.
+const INLINE_BYTES: usize = 64 << 10;
+
+/// Reads a request of type `T`.
+///
+/// # Errors
+/// 4xx: everything that can be wrong with a body.
+pub async fn read<T: WireRequest + Send + 'static>(app: &App, request: Request) -> Result<T, ApiError> {
+    let options = &app.state.options;
+    let limits = BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout };
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body, limits, &app.body_memory).await?;
+    let max_values = app.max_json_values();
+    // The body and its share of the memory go when it is decoded.
+    let inline = body.bytes().len() <= INLINE_BYTES;
+    let work = move || decode(parse_object(body.bytes(), max_values)?);
+    if inline { work() } else { app.offload.run(work).await }
+}
+
+/// Hands the sequences to the engine and answers, whole or streamed.
+///
+/// # Errors
+/// 503 if the engine does not take them; whatever ends the generation of a whole answer.
+pub async fn answer<S: Shape>(app: &App, record: Arc<RequestRecord>, assembled: Assembled, id_prefix: &str) -> Result<Response, ApiError> {
+    let Assembled { requests, mut plan } = assembled;
+    // Without a tokenizer the ids are all there is to an answer.
+    plan.return_token_ids |= app.state.tokenizer.is_none();
+    let choices = requests.len();
+    let streams = app.state.engine.submit(requests, None).map_err(|error| refused(error, &plan, app))?;
+    let driver = Driver::new(streams, &plan, app.state.tokenizer.as_ref(), record);
+    let stream = plan.stream;
+    let shape = S::new(Envelope {
+        id: format!("{id_prefix}-{}", uuid::Uuid::new_v4().simple()),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+        system_fingerprint: app.state.model.fingerprint.clone(),
+        plan: Arc::new(plan),
+        token_text: TokenText(app.state.tokenizer.clone()),
+    });
+    match stream {
+        Some(mode) => sse::respond(driver, shape, mode.include_usage, app.state.options.sse_keep_alive).await,
+        None => {
+            let (choices, usage) = collect(driver, choices).await?;
+            Ok(Json(shape.whole(choices, usage)).into_response())
+        }
+    }
+}
+
+fn refused(error: SubmitError, plan: &OutputPlan, app: &App) -> ApiError {
+    match error {
+        SubmitError::QueueFull { retry_after, reason } => {
+            let what = match reason {
+                QueueLimit::Requests => "requests",
+                QueueLimit::Tokens => "tokens",
+            };
+            ApiError::Overloaded { what, retry_after }
+        }
+        SubmitError::Draining => ApiError::Draining,
+        SubmitError::Dead { reason } => ApiError::EngineDead { detail: reason },
+        SubmitError::TooLarge(error) => too_large(&error, plan, app),
+    }
+}
+
+/// The sequence alone would not fit the KV cache: a context shorter than the model's.
+fn too_large(error: &AdmissionError, plan: &OutputPlan, app: &App) -> ApiError {
+    let longest = plan.prompts.iter().max_by_key(|prompt| prompt.tokens.len() + prompt.stop.max_tokens as usize);
+    let Some(prompt) = longest else { return ApiError::Internal { detail: error.to_string() } };
+    let limits = app.state.engine.limits();
+    ApiError::ContextLength(ContextLengthError {
+        param: "max_tokens",
+        prompt_tokens: prompt.tokens.len(),
+        at_least: false,
+        max_tokens: prompt.stop.max_tokens as usize,
+        max_model_len: limits.max_model_len.min(limits.kv_capacity_tokens),
+    })
+}
