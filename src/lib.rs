@@ -17,4 +17,6 @@ pub mod scheduler;
 pub mod model;
 pub mod ops;
 
+pub mod cli;
+pub mod config;
 pub mod telemetry;

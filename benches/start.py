@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Time from exec to the first token over HTTP, and memory, of the release binary; medians over rounds.
+
+benches/start.py [ROUNDS] [-- ARGUMENTS OF THE SERVER]     e.g. benches/start.py 5 -- --model DIR --skip-tokenizer-init
+"""
+
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BINARY = Path(__file__).parent.parent / "target/release/openelm-server"
+
+
+def memory_mb(pid: int, key: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def one_round(arguments: list[str]) -> dict[str, float]:
+    started = time.perf_counter()
+    command = [BINARY, "serve", "--port", "0", "--log-level", "error", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        port = 0
+        for line in process.stdout:
+            if "listens on" in line:
+                port = int(line.split("http://", 1)[1].split()[0].rsplit(":", 1)[1])
+            if "ready after" in line:
+                break
+        ready = time.perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        body = {"prompt": [1, 9, 9], "max_tokens": 8, "stream": True, "ignore_eos": True, "return_token_ids": True}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        while not reply.readline().startswith(b"data: "):
+            pass
+        first = time.perf_counter()
+        reply.read()
+        figures = {"exec to ready s": ready - started, "exec to first token s": first - started}
+        return figures | {"resident MB": memory_mb(process.pid, "VmRSS"), "peak resident MB": memory_mb(process.pid, "VmHWM")}
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def main() -> None:
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    rounds = int(sys.argv[1]) if cut > 1 else 5
+    # The first round warms the page cache.
+    results = [one_round(sys.argv[cut + 1 :]) for _ in range(rounds + 1)][1:]
+    for name in results[0]:
+        values = [result[name] for result in results]
+        print(f"{name:24s} median {statistics.median(values):9.3f}   min {min(values):9.3f}   max {max(values):9.3f}")
+
+
+main()

@@ -1,0 +1,102 @@
+//! The command line: one file per subcommand, and what they share.
+//!
+//! `main` calls [`run`]. A subcommand gets what it needs as values, composes the other modules and returns an error chain, which is printed
+//! here, once. Exit status: 0 done, 1 failed, 2 the command line or the configuration is wrong.
+//!
+//! **Architecture invariant:** this is the only place that composes the layers, and the only one that prints.
+
+mod healthcheck;
+mod serve;
+
+use crate::config::{ConfigError, Environment, Flags, Resolved, flags, load};
+use crate::server::openapi::document_yaml;
+use clap::{ArgMatches, Command};
+use std::ffi::OsString;
+use std::io::{ErrorKind as IoErrorKind, Write};
+use std::process::ExitCode;
+
+/// Why a command ended without doing what was asked.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Run(#[from] anyhow::Error),
+}
+
+/// Runs the command in `arguments`, whose first is the name of the program.
+pub fn run(arguments: Vec<OsString>, environment: &dyn Environment) -> ExitCode {
+    match dispatch(arguments, environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Arguments(error)) => {
+            // Help and version are "errors" of clap too, with status 0. A closed pipe is nobody's mistake.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+        Err(Failure::Config(error)) => {
+            eprintln!("error: {error}\n\nFor the settings and their values, try '--help'; to see what is resolved, '--check-config'.");
+            ExitCode::from(2)
+        }
+        Err(Failure::Run(error)) => {
+            // The alternate form is the whole chain on one line.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: Vec<OsString>, environment: &dyn Environment) -> Result<(), Failure> {
+    let matches = command().try_get_matches_from(arguments)?;
+    match matches.subcommand() {
+        Some(("openapi", _)) => Ok(print(&document_yaml().map_err(anyhow::Error::msg)?)?),
+        Some(("healthcheck", matches)) => Ok(healthcheck::run(&load(&Flags::from_matches(matches), environment)?.config)?),
+        Some((_, matches)) => serve(matches, environment),
+        None => serve(&matches, environment),
+    }
+}
+
+fn serve(matches: &ArgMatches, environment: &dyn Environment) -> Result<(), Failure> {
+    let flags = Flags::from_matches(matches);
+    let resolved: Resolved = load(&flags, environment)?;
+    if flags.check_config {
+        return Ok(print(&resolved.to_toml())?);
+    }
+    Ok(serve::run(&resolved.config)?)
+}
+
+/// Every flag stands at the top as well as behind `serve`, which is the default.
+fn command() -> Command {
+    let serve = Command::new("serve").about("Serve a model over the OpenAI API (the default)").args(flags()).arg(Flags::model_argument());
+    let healthcheck = Command::new("healthcheck")
+        .about("Ask the server whether it is ready; status 0 if so. It sees variables and file, not the flags of the server")
+        .args(flags());
+    Command::new("openelm-server")
+        .about("An OpenAI-compatible inference server for OpenELM models")
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(EXAMPLES)
+        .args(flags())
+        .args_conflicts_with_subcommands(true)
+        .subcommand(serve)
+        .subcommand(healthcheck)
+        .subcommand(Command::new("openapi").about("Print the OpenAPI description of the server as YAML"))
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  openelm-server                                the demo model on http://127.0.0.1:8000
+  openelm-server serve DIR --port 9000          a checkpoint from a directory
+  OPENELM_API_KEY=… openelm-server --host 0.0.0.0";
+
+/// Prints `text` to standard output. A reader that has gone away (`| head`) wants no more, and no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != IoErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

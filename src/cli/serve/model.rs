@@ -1,0 +1,175 @@
+//! What the configuration means for the loader, the engine and the sampling defaults.
+
+use crate::config::host::HostResources;
+use crate::config::{self, Config, Dtype, GenerationConfigSource};
+use crate::engine::EngineConfig;
+use crate::model::files::read;
+use crate::model::{GenerationDefaults, ModelFiles, ModelSource};
+use crate::ops::DType;
+use crate::runner::paged::{ModelInfo, RunnerOptions};
+use crate::server;
+use crate::tokenizer::Tokenizer;
+
+/// The model's files, with the tokenizer that was asked for.
+pub(super) fn open(config: &Config) -> anyhow::Result<ModelFiles> {
+    let source = match &config.model {
+        config::ModelSource::Embedded => ModelSource::Embedded,
+        config::ModelSource::Directory(path) => ModelSource::Directory(path.clone()),
+    };
+    Ok(ModelFiles::open(&source, config.tokenizer.as_deref())?)
+}
+
+/// How the runner is built.
+pub(super) fn runner_options(config: &Config, host: HostResources) -> RunnerOptions {
+    RunnerOptions {
+        dtype: dtype(config.dtype),
+        kv_cache_dtype: dtype(config.kv_cache_dtype),
+        max_model_len: config.max_model_len,
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        block_size: config.block_size,
+        threads: config.threads.unwrap_or(host.cpus),
+        kv_cache_memory_bytes: config.kv_cache_memory_bytes,
+        memory_bytes: host.memory_available_bytes,
+    }
+}
+
+fn dtype(asked: Dtype) -> Option<DType> {
+    match asked {
+        Dtype::Auto => None,
+        Dtype::Float32 => Some(DType::F32),
+        Dtype::Bfloat16 => Some(DType::Bf16),
+        Dtype::Float16 => Some(DType::F16),
+    }
+}
+
+/// How the engine is started.
+pub(super) fn engine_config(config: &Config, info: &ModelInfo) -> EngineConfig {
+    EngineConfig {
+        max_model_len: info.max_model_len,
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        enable_prefix_caching: config.enable_prefix_caching,
+        max_num_queued_reqs: config.max_num_queued_reqs,
+        max_num_queued_tokens: config.max_num_queued_tokens,
+        ..EngineConfig::default()
+    }
+}
+
+/// Sampling defaults and the tokens that end a text. The latter are taken from the model even where its sampling defaults are not wanted:
+/// `generation_config.json`, else `config.json`, else the tokenizer.
+pub(super) fn generation_defaults(
+    config: &Config,
+    files: &ModelFiles,
+    info: &ModelInfo,
+    tokenizer: Option<&Tokenizer>,
+) -> anyhow::Result<server::GenerationDefaults> {
+    let own = files.generation_config.as_ref().map(GenerationDefaults::parse).transpose()?.unwrap_or_default();
+    let own_eos = own.eos_token_ids.clone();
+    let sampling = match &config.generation_config {
+        GenerationConfigSource::Auto => own,
+        GenerationConfigSource::Vllm => GenerationDefaults::default(),
+        GenerationConfigSource::Path(path) => {
+            let file = if path.is_dir() { path.join("generation_config.json") } else { path.clone() };
+            GenerationDefaults::parse(&read(&file)?)?
+        }
+    };
+    let of_config = || (!info.eos_token_ids.is_empty()).then(|| info.eos_token_ids.clone());
+    let of_tokenizer = || tokenizer.and_then(Tokenizer::eos_token).map(|(_, id)| vec![id]);
+    let eos_token_ids = sampling.eos_token_ids.or(own_eos).or_else(of_config).or_else(of_tokenizer).unwrap_or_default();
+    if let Some(id) = eos_token_ids.iter().find(|&&id| id as usize >= info.vocab_size) {
+        let size = info.vocab_size;
+        anyhow::bail!(
+            "eos_token_id {id} is outside the vocabulary of {size} tokens: correct generation_config.json (or --generation-config)"
+        );
+    }
+    if eos_token_ids.is_empty() {
+        tracing::warn!("neither the model nor its tokenizer names an end-of-sequence token: every answer runs to its limit");
+    }
+    Ok(server::GenerationDefaults {
+        eos_token_ids,
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        top_k: sampling.top_k,
+        min_p: sampling.min_p,
+        repetition_penalty: sampling.repetition_penalty,
+        max_new_tokens: sampling.max_new_tokens,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, load};
+    use std::collections::BTreeMap;
+
+    const HOST: HostResources = HostResources { memory_limit_bytes: 2000, memory_available_bytes: 1000, cpus: 3 };
+
+    fn config(variables: &[(&str, &str)]) -> Config {
+        let variables: BTreeMap<String, String> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        load(&Flags::default(), &variables).expect("valid").config
+    }
+
+    fn info(eos_token_ids: &[u32]) -> ModelInfo {
+        ModelInfo {
+            parameters: 1,
+            weight_bytes: 2,
+            dtype: DType::Bf16,
+            checkpoint_dtype: DType::F32,
+            kv_cache_dtype: DType::Bf16,
+            kernels: "reference".to_owned(),
+            fingerprint: "fp".to_owned(),
+            max_model_len: 100,
+            trained_context: 512,
+            vocab_size: 3072,
+            bos_token_id: Some(1),
+            eos_token_ids: eos_token_ids.to_vec(),
+            num_blocks: 4,
+            block_size: 32,
+            kv_bytes_per_token: 10,
+        }
+    }
+
+    #[test]
+    fn limits_of_the_host_are_the_defaults_of_the_runner() {
+        let options = runner_options(&config(&[]), HOST);
+        assert_eq!((options.threads, options.memory_bytes, options.dtype, options.block_size), (3, 1000, None, 32));
+        let set =
+            [("OPENELM_THREADS", "2"), ("OPENELM_DTYPE", "float32"), ("OPENELM_KV_CACHE_DTYPE", "float16"), ("OPENELM_MAX_NUM_SEQS", "7")];
+        let options = runner_options(&config(&set), HOST);
+        assert_eq!(
+            (options.threads, options.dtype, options.kv_cache_dtype, options.max_num_seqs),
+            (2, Some(DType::F32), Some(DType::F16), 7)
+        );
+    }
+
+    #[test]
+    fn the_engine_gets_the_context_of_the_loaded_model() {
+        let engine =
+            engine_config(&config(&[("OPENELM_MAX_NUM_QUEUED_REQS", "5"), ("OPENELM_ENABLE_PREFIX_CACHING", "false")]), &info(&[]));
+        assert_eq!((engine.max_model_len, engine.max_num_queued_reqs, engine.enable_prefix_caching), (100, 5, false));
+    }
+
+    #[test]
+    fn ends_of_text_come_from_the_model_whatever_its_sampling_defaults_are() {
+        let mut files = open(&config(&[])).expect("the embedded model");
+        let defaults = |variable: &str, files: &ModelFiles, info: &ModelInfo| {
+            generation_defaults(&config(&[("OPENELM_GENERATION_CONFIG", variable)]), files, info, None).expect("valid")
+        };
+        let own = defaults("auto", &files, &info(&[9]));
+        assert_eq!((own.temperature, own.eos_token_ids), (Some(0.6), vec![2]));
+        let neutral = defaults("vllm", &files, &info(&[9]));
+        assert_eq!((neutral.temperature, neutral.top_p, neutral.eos_token_ids), (None, None, vec![2]));
+
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("generation_config.json");
+        std::fs::write(&path, "{\"temperature\": 0.25}").expect("written");
+        for path in [&path, &directory.path().to_path_buf()] {
+            let named = defaults(&path.display().to_string(), &files, &info(&[9]));
+            assert_eq!((named.temperature, named.eos_token_ids), (Some(0.25), vec![2]));
+        }
+        files.generation_config = None;
+        assert_eq!(defaults("auto", &files, &info(&[9])).eos_token_ids, [9]);
+        assert!(defaults("auto", &files, &info(&[])).eos_token_ids.is_empty());
+    }
+}

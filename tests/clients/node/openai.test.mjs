@@ -1,0 +1,121 @@
+// The OpenAI Node SDK against the embedded model.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import OpenAI from "openai";
+import { metric, startServer } from "./server.mjs";
+
+const PROMPT = "Once upon a time, there was a little";
+const MESSAGES = [{ role: "user", content: "Tell me a story about a fox." }];
+
+let server;
+let client;
+let model;
+
+before(async () => {
+  server = await startServer();
+  client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "unused", maxRetries: 0, timeout: 60_000 });
+  model = (await client.models.list()).data[0].id;
+});
+after(async () => server?.stop());
+
+test("models", async () => {
+  const found = await client.models.retrieve(model);
+  assert.equal(found.id, model);
+  assert.equal(found.object, "model");
+  await assert.rejects(client.models.retrieve("nothing"), (error) => {
+    assert.ok(error instanceof OpenAI.NotFoundError);
+    assert.equal(error.code, "model_not_found");
+    return true;
+  });
+});
+
+test("completion", async () => {
+  const answer = await client.completions.create({ model, prompt: PROMPT, max_tokens: 12, temperature: 0, logprobs: 2 });
+  const [choice] = answer.choices;
+  assert.equal(answer.object, "text_completion");
+  assert.ok(choice.text.length > 0);
+  assert.equal(choice.logprobs.tokens.length, answer.usage.completion_tokens);
+  assert.equal(answer.usage.total_tokens, answer.usage.prompt_tokens + answer.usage.completion_tokens);
+});
+
+test("chat", async () => {
+  const request = { model, messages: MESSAGES, max_completion_tokens: 24, temperature: 1, seed: 7, n: 2 };
+  const [first, second] = [await client.chat.completions.create(request), await client.chat.completions.create(request)];
+  assert.equal(first.choices.length, 2);
+  assert.equal(first.choices[0].message.role, "assistant");
+  assert.deepEqual(first.choices, second.choices);
+  assert.notEqual(first.choices[0].message.content, first.choices[1].message.content);
+});
+
+test("a stream adds up to the whole answer", async () => {
+  const request = { model, messages: MESSAGES, max_tokens: 40, temperature: 0 };
+  const whole = await client.chat.completions.create(request);
+  const stream = await client.chat.completions.create({ ...request, stream: true, stream_options: { include_usage: true } });
+  let text = "";
+  let usage;
+  const reasons = [];
+  for await (const chunk of stream) {
+    text += chunk.choices[0]?.delta.content ?? "";
+    if (chunk.choices[0]?.finish_reason) reasons.push(chunk.choices[0].finish_reason);
+    if (chunk.usage) {
+      usage = chunk.usage;
+      assert.deepEqual(chunk.choices, []);
+    }
+  }
+  assert.equal(text, whole.choices[0].message.content);
+  assert.deepEqual(reasons, [whole.choices[0].finish_reason]);
+  assert.equal(usage.completion_tokens, whole.usage.completion_tokens);
+});
+
+test("the helper for streams", async () => {
+  const runner = client.chat.completions.stream({ model, messages: MESSAGES, max_tokens: 16, temperature: 0 });
+  let deltas = "";
+  runner.on("content", (delta) => (deltas += delta));
+  const final = await runner.finalChatCompletion();
+  assert.equal(final.choices[0].message.content, deltas);
+});
+
+test("an error carries status, type, code, param and request id", async () => {
+  await assert.rejects(client.chat.completions.create({ model, messages: MESSAGES, temperature: 3 }), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    assert.equal(error.status, 400);
+    assert.equal(error.type, "invalid_request_error");
+    assert.equal(error.param, "temperature");
+    assert.ok(error.requestID);
+    return true;
+  });
+  await assert.rejects(client.completions.create({ model, prompt: "word ".repeat(2000), max_tokens: 1 }), (error) => {
+    assert.equal(error.code, "context_length_exceeded");
+    return true;
+  });
+});
+
+test("abort in the middle of a stream frees the sequence", async () => {
+  const stream = await client.completions.create({ model, prompt: PROMPT, max_tokens: 450, stream: true, ...{ ignore_eos: true } });
+  let chunks = 0;
+  for await (const _ of stream) {
+    if (++chunks === 3) stream.controller.abort();
+  }
+  const deadline = Date.now() + 10_000;
+  while ((await metric(server.url, "vllm:num_requests_running")) > 0) {
+    assert.ok(Date.now() < deadline, "the sequence still runs");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+});
+
+test("abort of a whole answer", async () => {
+  const controller = new AbortController();
+  const request = { model, prompt: PROMPT, max_tokens: 450, ignore_eos: true };
+  const answer = client.completions.create(request, { signal: controller.signal });
+  setTimeout(() => controller.abort(), 30);
+  await assert.rejects(answer, OpenAI.APIUserAbortError);
+});
+
+test("the raw response has the request id", async () => {
+  const { data, response } = await client.completions
+    .create({ model, prompt: PROMPT, max_tokens: 1 }, { headers: { "x-request-id": "from-node" } })
+    .withResponse();
+  assert.equal(response.headers.get("x-request-id"), "from-node");
+  assert.equal(data._request_id, "from-node");
+});
