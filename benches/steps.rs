@@ -5,6 +5,7 @@
 
 use openelm_server::generation::{SamplingParams, TokenId};
 use openelm_server::kv_cache::BlockId;
+use openelm_server::model::openelm::{StepOp, StepProfile};
 use openelm_server::model::{ModelFiles, ModelSource};
 use openelm_server::runner::paged::{RunnerOptions, load};
 use openelm_server::runner::{ModelRunner, SequenceSlice, StepBatch};
@@ -28,13 +29,23 @@ fn main() {
     let most = bandwidth / info.weight_bytes as f64;
     println!("plain read of as many bytes: {:.1} GB/s, so at most {most:.0} tokens/s for one stream", bandwidth / 1e9);
     for streams in [1, 2, 4, 8, 16] {
+        runner.profile().reset();
         let step = decode(&mut runner, streams, if streams == 1 { 48 } else { 16 });
         let (rate, share) = (streams as f64 / step.as_secs_f64(), 100.0 / most / step.as_secs_f64());
         println!("decode, {streams:2} streams: {rate:8.1} tokens/s, {step:.1?} a step, {share:.0}% of the read");
+        print_profile(runner.profile());
     }
     let length = 512.min(info.max_model_len);
+    runner.profile().reset();
     let rate = length as f64 / prefill(&mut runner, length).as_secs_f64();
+    print_profile(runner.profile());
     println!("prefill of {length}: {rate:.0} tokens/s, {:.0} GFLOPS", rate * 2.0 * info.parameters as f64 / 1e9);
+}
+
+fn print_profile(profile: &StepProfile) {
+    let total = profile.total().as_secs_f64();
+    let shares = StepOp::ALL.map(|op| format!("{} {:.1}%", op.name(), 100.0 * profile.time(op).as_secs_f64() / total));
+    println!("    {}", shares.join(", "));
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -59,7 +70,9 @@ fn prefill(runner: &mut impl ModelRunner, length: usize) -> Duration {
 
 fn decode(runner: &mut impl ModelRunner, streams: usize, rounds: usize) -> Duration {
     let (prompt, token) = ([7; CONTEXT], [9]);
-    step(runner, &vec![&prompt[..]; streams.min(4)], 0);
+    for _ in 0..1 {
+        step(runner, &vec![&prompt[..]; streams.min(4)], 0);
+    }
     let slices: Vec<&[TokenId]> = vec![&token; streams];
     let times = (0..rounds).map(|i| {
         let started = Instant::now();

@@ -110,6 +110,9 @@ keys! {
         "Type of the KV cache: auto, float32, bfloat16 or float16; `auto` follows dtype";
     THREADS: COMPUTE_GROUP "threads" One("N"), "auto",
         "Threads that compute; `auto` is one per physical core within the CPU quota";
+    CPU_KERNELS: COMPUTE_GROUP "cpu-kernels" One("KERNELS"), "auto",
+        "Kernels of the CPU: auto, portable (the same bits on every CPU) or avx512-bf16 (bf16 products by vdpbf16ps); `auto` takes the \
+         faster by the CPU's vendor and family";
 
     MAX_MODEL_LEN: SCHEDULING_GROUP "max-model-len" One("TOKENS"), "auto",
         "Longest prompt and output together; `auto` is the model's context";

@@ -32,7 +32,7 @@ pub use flags::{Flags, flags};
 pub use keys::{KEYS, Key, Kind};
 pub use layers::Origin;
 pub use mistake::{ConfigError, Mistake};
-pub use model::{BUILTIN_TEMPLATES, Config, Dtype, GenerationConfigSource, LogFormat, LogLevel, ModelSource, Secret};
+pub use model::{BUILTIN_TEMPLATES, Config, CpuKernels, Dtype, GenerationConfigSource, LogFormat, LogLevel, ModelSource, Secret};
 pub use resolve::{Resolved, load};
 
 #[cfg(test)]

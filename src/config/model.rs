@@ -52,6 +52,8 @@ pub struct Config {
     pub kv_cache_dtype: Dtype,
     /// Threads of the CPU backend; `None` takes one per physical core within the CPU quota.
     pub threads: Option<usize>,
+    /// Kernels of the CPU backend.
+    pub cpu_kernels: CpuKernels,
 
     /// Longest prompt and output together, in tokens; `None` takes the model's context.
     pub max_model_len: Option<usize>,
@@ -97,6 +99,17 @@ pub enum Dtype {
     Bfloat16,
     /// 16 bits, IEEE half precision.
     Float16,
+}
+
+/// Kernels of the CPU backend as asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuKernels {
+    /// The faster ones, by the CPU's vendor and family.
+    Auto,
+    /// The same bits on every CPU.
+    Portable,
+    /// bf16 products by `vdpbf16ps`.
+    Avx512Bf16,
 }
 
 /// Where sampling defaults come from.
@@ -172,6 +185,10 @@ impl Choice for Dtype {
         &[("auto", Self::Auto), ("float32", Self::Float32), ("bfloat16", Self::Bfloat16), ("float16", Self::Float16)];
 }
 
+impl Choice for CpuKernels {
+    const ALL: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("portable", Self::Portable), ("avx512-bf16", Self::Avx512Bf16)];
+}
+
 impl Choice for LogLevel {
     const ALL: &'static [(&'static str, Self)] =
         &[("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug), ("trace", Self::Trace)];
@@ -182,6 +199,12 @@ impl Choice for LogFormat {
 }
 
 impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl fmt::Display for CpuKernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }

@@ -47,6 +47,7 @@ impl Config {
             (keys::DTYPE, one(self.dtype)),
             (keys::KV_CACHE_DTYPE, one(self.kv_cache_dtype)),
             (keys::THREADS, or("auto", self.threads)),
+            (keys::CPU_KERNELS, one(self.cpu_kernels)),
             (keys::MAX_MODEL_LEN, or("auto", self.max_model_len)),
             (keys::MAX_NUM_SEQS, one(self.max_num_seqs)),
             (keys::MAX_NUM_BATCHED_TOKENS, one(self.max_num_batched_tokens)),

@@ -93,6 +93,7 @@ impl Reader {
             dtype: self.one(&keys::DTYPE, parse::choice),
             kv_cache_dtype: self.one(&keys::KV_CACHE_DTYPE, parse::choice),
             threads: self.one(&keys::THREADS, |text| parse::unless("auto", text, |text| parse::number(text, &(1..=1024)))),
+            cpu_kernels: self.one(&keys::CPU_KERNELS, parse::choice),
             max_model_len: self.one(&keys::MAX_MODEL_LEN, auto_count),
             max_num_seqs: self.one(&keys::MAX_NUM_SEQS, count),
             max_num_batched_tokens: self.one(&keys::MAX_NUM_BATCHED_TOKENS, count),

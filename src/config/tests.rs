@@ -57,6 +57,7 @@ fn other(key: &Key) -> &'static str {
         ("host", _) => "::1",
         ("api-key", _) => "sk-one,sk-two",
         ("dtype" | "kv-cache-dtype", _) => "float32",
+        ("cpu-kernels", _) => "portable",
         ("log-level", _) => "debug",
         ("log-format", _) => "json",
         ("skip-tokenizer-init", _) => "true",

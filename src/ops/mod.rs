@@ -108,19 +108,27 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Vector: Send + Sync + std::fmt::Debug;
     /// f32 activations `[rows, width]`; the width is given by each use and at most what was allocated.
     type Buffer: Send;
+    /// Activations `[rows, width]` prepared for a product: what computes them arranges (and perhaps rounds) them as products read them.
+    type Operand: Send;
     /// Keys and values of one layer, in pages.
     type Pages: Send;
     /// Cosines and sines of the rotary embedding.
     type Rope: Send + Sync;
 
-    /// What computes, for the log and the fingerprint: equal names promise equal bits.
-    fn name(&self) -> String;
+    /// What computes with weights and a KV cache of these dtypes, for the log and the fingerprint: equal names promise equal bits.
+    fn arithmetic(&self, weights: DType, kv_cache: DType) -> String;
 
     /// Takes over a weight matrix `[out, in]`, stored as `dtype`.
     ///
     /// # Errors
     /// [`OpError`] when memory is refused or a value does not fit `dtype`.
     fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<Self::Matrix, OpError>;
+
+    /// Takes over the fused projection `[gate | up, in]` of a gated feed-forward layer, for [`Self::linear_swiglu`].
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    fn gate_up_matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<Self::Matrix, OpError>;
 
     /// Takes over a vector of gains.
     fn vector(&self, values: &[f32]) -> Self::Vector;
@@ -130,6 +138,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// # Errors
     /// [`OpError::Allocation`] when memory is refused.
     fn buffer(&self, rows: usize, width: usize) -> Result<Self::Buffer, OpError>;
+
+    /// Allocates activations `[rows, width]` for products with matrices stored as `weights`.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn operand(&self, rows: usize, width: usize, weights: DType) -> Result<Self::Operand, OpError>;
 
     /// Allocates one layer's pages, zeroed.
     ///
@@ -144,13 +158,19 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn embed(&self, table: &Self::Matrix, batch: &PackedBatch, out: &mut Self::Buffer);
 
     /// `out = x / sqrt(mean(x^2) + eps) * gain` by row, width = length of `gain`.
-    fn rms_norm(&self, x: &Self::Buffer, gain: &Self::Vector, eps: f32, rows: usize, out: &mut Self::Buffer);
-
-    /// `x += delta`, then [`Self::rms_norm`] of `x`.
-    fn add_rms_norm(&self, x: &mut Self::Buffer, delta: &Self::Buffer, norm: (&Self::Vector, f32), rows: usize, out: &mut Self::Buffer);
+    fn rms_norm(&self, x: &Self::Buffer, norm: (&Self::Vector, f32), rows: usize, out: &mut Self::Operand);
 
     /// `out[row] = x[row] @ weight^T`, `[rows, in] -> [rows, out]`.
-    fn linear(&self, weight: &Self::Matrix, x: &Self::Buffer, rows: usize, out: &mut Self::Buffer);
+    fn linear(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: &mut Self::Buffer);
+
+    /// `residual[row] += x[row] @ weight^T`, `[rows, in] -> [rows, out]`.
+    fn linear_add(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, residual: &mut Self::Buffer);
+
+    /// `out = silu(gate) * up` with `[gate | up] = x @ weight^T`, for a matrix of [`Self::gate_up_matrix`]: `[rows, in] -> [rows, out / 2]`.
+    fn linear_swiglu(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: &mut Self::Operand);
+
+    /// `out = silu(x @ weight^T)`, `[rows, in] -> [rows, out]`, for feed-forward layers without a gate.
+    fn linear_silu(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: &mut Self::Operand);
 
     /// Per-head RMSNorm of q and k (if any), rotation of q and k, and k and v to their pages. `qkv`: `[rows, q | k | v]`, q in place.
     fn qk_norm_rope_store(
@@ -163,16 +183,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     );
 
     /// Causal attention of every row over its sequence's pages, scaled by `1 / sqrt(head_dim)`: `[rows, q | k | v] -> [rows, q]`.
-    fn paged_attention(&self, qkv: &Self::Buffer, shape: AttentionShape, batch: &PackedBatch, pages: &Self::Pages, out: &mut Self::Buffer);
-
-    /// `out = silu(gate) * up`, `[rows, gate | up] -> [rows, width]`.
-    fn swiglu(&self, gate_up: &Self::Buffer, width: usize, rows: usize, out: &mut Self::Buffer);
-
-    /// `out = silu(x)`, `[rows, width]`, for feed-forward layers without a gate.
-    fn silu(&self, x: &Self::Buffer, width: usize, rows: usize, out: &mut Self::Buffer);
+    fn paged_attention(&self, qkv: &Self::Buffer, shape: AttentionShape, batch: &PackedBatch, pages: &Self::Pages, out: &mut Self::Operand);
 
     /// `out[i] = x[rows[i]] @ head^T` to host memory, `[rows.len(), vocabulary]`.
-    fn logits(&self, head: &Self::Matrix, x: &Self::Buffer, rows: &[u32], out: &mut [f32]);
+    fn logits(&self, head: &Self::Matrix, x: &Self::Operand, rows: &[u32], out: &mut [f32]);
 
     /// Runs `task(0..count)`, possibly in parallel on the backend's threads: host work of a step such as sampling.
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync));
@@ -187,6 +201,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// The first `count` values of a buffer.
     #[cfg(test)]
     fn read(&self, buffer: &Self::Buffer, count: usize) -> Vec<f32>;
+
+    /// Fills an operand with rows of `width` values.
+    #[cfg(test)]
+    fn write_operand(&self, operand: &mut Self::Operand, width: usize, values: &[f32]);
+
+    /// The values of `rows` rows of `width` values.
+    #[cfg(test)]
+    fn read_operand(&self, operand: &Self::Operand, rows: usize, width: usize) -> Vec<f32>;
 }
 
 #[cfg(test)]

@@ -91,6 +91,11 @@ impl PackedBatch {
         &self.tables[sequence.table..][..blocks]
     }
 
+    /// Rows in the batch of the sequence that `row` belongs to.
+    pub fn rows_beside(&self, row: usize) -> usize {
+        self.sequences[self.sequence_of_row[row] as usize].rows
+    }
+
     /// Physical (block, offset in the block) where `row` is stored.
     pub fn slot_of_row(&self, row: usize) -> (usize, usize) {
         let position = self.positions[row] as usize;

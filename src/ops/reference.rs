@@ -15,6 +15,14 @@ pub struct PlainMatrix {
     values: Vec<f32>,
 }
 
+impl PlainMatrix {
+    /// `x @ self^T`, `[rows, cols] -> [rows, self.rows]`.
+    fn times(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let outputs = |x: &[f32]| self.values.chunks_exact(self.cols).map(|weights| dot(x, weights) as f32).collect::<Vec<_>>();
+        x.chunks_exact(self.cols).take(rows).flat_map(outputs).collect()
+    }
+}
+
 /// Keys and values `[num_blocks, block_size, kv_heads, head_dim]`, rounded to the dtype of the cache.
 #[derive(Debug)]
 pub struct PlainPages {
@@ -58,10 +66,11 @@ impl Backend for ReferenceBackend {
     type Matrix = PlainMatrix;
     type Vector = Vec<f32>;
     type Buffer = Vec<f32>;
+    type Operand = Vec<f32>;
     type Pages = PlainPages;
     type Rope = PlainRope;
 
-    fn name(&self) -> String {
+    fn arithmetic(&self, _weights: DType, _kv_cache: DType) -> String {
         "reference".to_string()
     }
 
@@ -73,12 +82,20 @@ impl Backend for ReferenceBackend {
         Ok(PlainMatrix { rows: source.rows(), cols: source.cols(), values })
     }
 
+    fn gate_up_matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PlainMatrix, OpError> {
+        self.matrix(source, dtype)
+    }
+
     fn vector(&self, values: &[f32]) -> Vec<f32> {
         values.to_vec()
     }
 
     fn buffer(&self, rows: usize, width: usize) -> Result<Vec<f32>, OpError> {
         Ok(vec![0.0; rows * width])
+    }
+
+    fn operand(&self, rows: usize, width: usize, _weights: DType) -> Result<Vec<f32>, OpError> {
+        self.buffer(rows, width)
     }
 
     fn pages(&self, shape: PageShape) -> Result<PlainPages, OpError> {
@@ -98,7 +115,7 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn rms_norm(&self, x: &Vec<f32>, gain: &Vec<f32>, eps: f32, rows: usize, out: &mut Vec<f32>) {
+    fn rms_norm(&self, x: &Vec<f32>, (gain, eps): (&Vec<f32>, f32), rows: usize, out: &mut Vec<f32>) {
         let width = gain.len();
         for row in 0..rows {
             let normed = normalise(&x[row * width..][..width], gain, eps);
@@ -106,19 +123,29 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn add_rms_norm(&self, x: &mut Vec<f32>, delta: &Vec<f32>, norm: (&Vec<f32>, f32), rows: usize, out: &mut Vec<f32>) {
-        for (x, d) in x.iter_mut().zip(delta).take(rows * norm.0.len()) {
-            *x += d;
-        }
-        self.rms_norm(x, norm.0, norm.1, rows, out);
+    fn linear(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, out: &mut Vec<f32>) {
+        out[..rows * weight.rows].copy_from_slice(&weight.times(x, rows));
     }
 
-    fn linear(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, out: &mut Vec<f32>) {
-        for row in 0..rows {
-            let x = &x[row * weight.cols..][..weight.cols];
-            for output in 0..weight.rows {
-                out[row * weight.rows + output] = dot(x, &weight.values[output * weight.cols..][..weight.cols]) as f32;
+    fn linear_add(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, residual: &mut Vec<f32>) {
+        for (residual, sum) in residual.iter_mut().zip(weight.times(x, rows)) {
+            *residual += sum;
+        }
+    }
+
+    fn linear_swiglu(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, out: &mut Vec<f32>) {
+        let width = weight.rows / 2;
+        for (row, gate_up) in weight.times(x, rows).chunks_exact(2 * width).enumerate() {
+            let (gate, up) = gate_up.split_at(width);
+            for i in 0..width {
+                out[row * width + i] = (sigmoid_times(gate[i]) * f64::from(up[i])) as f32;
             }
+        }
+    }
+
+    fn linear_silu(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, out: &mut Vec<f32>) {
+        for (out, sum) in out.iter_mut().zip(weight.times(x, rows)) {
+            *out = sigmoid_times(sum) as f32;
         }
     }
 
@@ -177,28 +204,9 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn swiglu(&self, gate_up: &Vec<f32>, width: usize, rows: usize, out: &mut Vec<f32>) {
-        for row in 0..rows {
-            let (gate, up) = gate_up[row * 2 * width..][..2 * width].split_at(width);
-            for i in 0..width {
-                out[row * width + i] = (sigmoid_times(gate[i]) * f64::from(up[i])) as f32;
-            }
-        }
-    }
-
-    fn silu(&self, x: &Vec<f32>, width: usize, rows: usize, out: &mut Vec<f32>) {
-        for (out, &x) in out.iter_mut().zip(x).take(rows * width) {
-            *out = sigmoid_times(x) as f32;
-        }
-    }
-
     fn logits(&self, head: &PlainMatrix, x: &Vec<f32>, rows: &[u32], out: &mut [f32]) {
-        for (i, &row) in rows.iter().enumerate() {
-            let x = &x[row as usize * head.cols..][..head.cols];
-            for token in 0..head.rows {
-                out[i * head.rows + token] = dot(x, &head.values[token * head.cols..][..head.cols]) as f32;
-            }
-        }
+        let chosen: Vec<f32> = rows.iter().flat_map(|&row| &x[row as usize * head.cols..][..head.cols]).copied().collect();
+        out.copy_from_slice(&head.times(&chosen, rows.len()));
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -222,5 +230,15 @@ impl Backend for ReferenceBackend {
     #[cfg(test)]
     fn read(&self, buffer: &Vec<f32>, count: usize) -> Vec<f32> {
         buffer[..count].to_vec()
+    }
+
+    #[cfg(test)]
+    fn write_operand(&self, operand: &mut Vec<f32>, _width: usize, values: &[f32]) {
+        self.write(operand, values);
+    }
+
+    #[cfg(test)]
+    fn read_operand(&self, operand: &Vec<f32>, rows: usize, width: usize) -> Vec<f32> {
+        self.read(operand, rows * width)
     }
 }

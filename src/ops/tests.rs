@@ -1,7 +1,7 @@
 //! Every operation of the CPU backend, in every instruction set and with several threads, beside the reference, on odd shapes; and the bits
 //! of a row whatever else is computed with it.
 
-use super::cpu::CpuBackend;
+use super::cpu::{CpuBackend, CpuKernels};
 use super::reference::ReferenceBackend;
 use super::*;
 
@@ -32,20 +32,30 @@ fn buffer<B: Backend>(backend: &B, values: &[f32]) -> B::Buffer {
     buffer
 }
 
-/// Runs `op` on the reference and on every CPU variant with 1 and 3 threads: all CPU results must have the same bits, and lie within
-/// `tolerance` of the reference.
-fn compare(what: &str, tolerance: f32, op: impl Op) {
+/// What a result may differ by from the reference: in the portable arithmetic, and in that of `vdpbf16ps`, which rounds activations to
+/// bf16.
+#[derive(Clone, Copy)]
+struct Tolerance(f32, f32);
+
+/// Makes all backends of an arithmetic, with so many threads.
+type Variants = fn(usize) -> Vec<CpuBackend>;
+
+/// Runs `op` on the reference and on every CPU variant with 1 and 3 threads: all results of an arithmetic must have the same bits, and lie
+/// within the tolerance of the reference.
+fn compare(what: &str, tolerance: Tolerance, op: impl Op) {
     let wanted = op.run(&ReferenceBackend);
-    let mut first: Option<Vec<f32>> = None;
-    for threads in [1, 3] {
-        for cpu in CpuBackend::variants(threads) {
+    let arithmetics: [(Variants, f32); 2] = [(CpuBackend::portable_variants, tolerance.0), (CpuBackend::dot_variants, tolerance.1)];
+    for (variants, tolerance) in arithmetics {
+        let mut first: Option<Vec<f32>> = None;
+        for cpu in [1, 3].into_iter().flat_map(variants) {
+            let what = format!("{what}, {} with {} threads", cpu.kernels(), cpu.threads());
             let found = op.run(&cpu);
             assert_eq!(found.len(), wanted.len());
             let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst <= tolerance, "{what}: {} differs from the reference by {worst}", cpu.isa());
+            assert!(worst <= tolerance, "{what}: differs from the reference by {worst}");
             let first = first.get_or_insert_with(|| found.clone());
             let same = first.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "{what}: {} with {threads} threads has other bits", cpu.isa());
+            assert!(same, "{what}: has other bits");
         }
     }
 }
@@ -55,21 +65,54 @@ trait Op {
     fn run<B: Backend>(&self, backend: &B) -> Vec<f32>;
 }
 
+/// What happens to the sums of a product.
+#[derive(Clone, Copy, Debug)]
+enum After {
+    Store,
+    Add,
+    SwiGlu,
+    Silu,
+}
+
 struct LinearOp {
     rows: usize,
     inputs: usize,
     outputs: usize,
     dtype: DType,
+    after: After,
 }
 
 impl Op for LinearOp {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-        let weight = matrix(b, &noise(1, self.outputs * self.inputs), self.outputs, self.inputs, self.dtype);
-        let x = buffer(b, &noise(2, self.rows * self.inputs));
-        let mut out = b.buffer(self.rows, self.outputs).unwrap();
-        b.linear(&weight, &x, self.rows, &mut out);
-        b.read(&out, self.rows * self.outputs)
+        let (rows, outputs) = (self.rows, self.outputs);
+        let bytes = bytes_of(&noise(1, outputs * self.inputs));
+        let source = TensorData::new(DType::F32, outputs, self.inputs, &bytes).unwrap();
+        let paired = matches!(self.after, After::SwiGlu);
+        let weight = if paired { b.gate_up_matrix(&source, self.dtype) } else { b.matrix(&source, self.dtype) }.unwrap();
+        let mut x = b.operand(rows, self.inputs, self.dtype).unwrap();
+        b.write_operand(&mut x, self.inputs, &noise(2, rows * self.inputs));
+        let mut out = buffer(b, &noise(3, rows * outputs));
+        let mut operand = b.operand(rows, outputs, DType::F32).unwrap();
+        match self.after {
+            After::Store => b.linear(&weight, &x, rows, &mut out),
+            After::Add => b.linear_add(&weight, &x, rows, &mut out),
+            After::SwiGlu => {
+                b.linear_swiglu(&weight, &x, rows, &mut operand);
+                return b.read_operand(&operand, rows, outputs / 2);
+            }
+            After::Silu => {
+                b.linear_silu(&weight, &x, rows, &mut operand);
+                return b.read_operand(&operand, rows, outputs);
+            }
+        }
+        b.read(&out, rows * outputs)
     }
+}
+
+fn compare_linear(op: LinearOp) {
+    let what = format!("{:?} {}x{}x{} {}", op.after, op.rows, op.inputs, op.outputs, op.dtype);
+    let exact = if matches!(op.after, After::SwiGlu) { 2e-4 } else { 2e-5 };
+    compare(&what, Tolerance(exact, if op.dtype == DType::Bf16 { 0.2 } else { exact }), op);
 }
 
 #[test]
@@ -77,8 +120,18 @@ fn linear_on_odd_shapes() {
     for dtype in [DType::F32, DType::Bf16, DType::F16] {
         for (inputs, outputs) in [(1, 1), (2, 31), (7, 33), (64, 32), (96, 65), (130, 100)] {
             for rows in [1, 2, 3, 5, 8, 9, 17, 40] {
-                let op = LinearOp { rows, inputs, outputs, dtype };
-                compare(&format!("linear {rows}x{inputs}x{outputs} {dtype}"), 2e-5, op);
+                compare_linear(LinearOp { rows, inputs, outputs, dtype, after: After::Store });
+            }
+        }
+    }
+}
+
+#[test]
+fn what_follows_a_product_on_odd_shapes() {
+    for (inputs, outputs) in [(1, 2), (7, 34), (64, 32), (96, 66), (130, 100), (33, 224)] {
+        for rows in [1, 4, 9, 17] {
+            for after in [After::Add, After::SwiGlu, After::Silu] {
+                compare_linear(LinearOp { rows, inputs, outputs, dtype: DType::Bf16, after });
             }
         }
     }
@@ -86,28 +139,49 @@ fn linear_on_odd_shapes() {
 
 #[test]
 fn linear_of_many_rows_goes_through_groups_of_panels() {
-    compare("linear 300x64x320", 1e-5, LinearOp { rows: 300, inputs: 64, outputs: 320, dtype: DType::Bf16 });
+    compare_linear(LinearOp { rows: 300, inputs: 64, outputs: 320, dtype: DType::Bf16, after: After::Store });
+}
+
+#[test]
+fn the_dot_product_is_that_of_rounded_activations() {
+    // With activations that bf16 holds exactly, both arithmetics compute the same sum up to the order of two terms.
+    struct Exact;
+    impl Op for Exact {
+        fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
+            let (rows, inputs, outputs) = (9, 130, 70);
+            let weight = matrix(b, &noise(1, outputs * inputs), outputs, inputs, DType::Bf16);
+            let mut x = b.operand(rows, inputs, DType::Bf16).unwrap();
+            let values: Vec<f32> = noise(2, rows * inputs).into_iter().map(|v| half::bf16::from_f32(v).to_f32()).collect();
+            b.write_operand(&mut x, inputs, &values);
+            let mut out = b.buffer(rows, outputs).unwrap();
+            b.linear(&weight, &x, rows, &mut out);
+            b.read(&out, rows * outputs)
+        }
+    }
+    compare("exact activations", Tolerance(2e-5, 2e-5), Exact);
 }
 
 #[test]
 fn linear_rows_do_not_depend_on_the_batch() {
     let (inputs, outputs) = (70, 50);
-    let cpu = CpuBackend::new(2).unwrap();
-    let (weights, x) = (noise(3, outputs * inputs), noise(4, 40 * inputs));
-    let weight = matrix(&cpu, &weights, outputs, inputs, DType::Bf16);
-    let alone: Vec<Vec<f32>> = x
-        .chunks_exact(inputs)
-        .map(|row| {
-            let mut out = cpu.buffer(1, outputs).unwrap();
-            cpu.linear(&weight, &buffer(&cpu, row), 1, &mut out);
-            cpu.read(&out, outputs)
-        })
-        .collect();
-    for rows in 1..=40 {
-        for first in [0, 40 - rows] {
+    let variants = CpuBackend::portable_variants(2).pop().into_iter().chain(CpuBackend::dot_variants(2).pop());
+    for cpu in variants {
+        let (weights, x) = (noise(3, outputs * inputs), noise(4, 40 * inputs));
+        let weight = matrix(&cpu, &weights, outputs, inputs, DType::Bf16);
+        let product = |x: &[f32]| {
+            let rows = x.len() / inputs;
+            let mut operand = cpu.operand(rows, inputs, DType::Bf16).unwrap();
+            cpu.write_operand(&mut operand, inputs, x);
             let mut out = cpu.buffer(rows, outputs).unwrap();
-            cpu.linear(&weight, &buffer(&cpu, &x[first * inputs..][..rows * inputs]), rows, &mut out);
-            assert_eq!(cpu.read(&out, rows * outputs), alone[first..first + rows].concat(), "{rows} rows from {first}");
+            cpu.linear(&weight, &operand, rows, &mut out);
+            cpu.read(&out, rows * outputs)
+        };
+        let alone: Vec<Vec<f32>> = x.chunks_exact(inputs).map(product).collect();
+        for rows in 1..=40 {
+            for first in [0, 40 - rows] {
+                let together = product(&x[first * inputs..][..rows * inputs]);
+                assert_eq!(together, alone[first..first + rows].concat(), "{}: {rows} rows from {first}", cpu.kernels());
+            }
         }
     }
 }
@@ -128,68 +202,52 @@ impl Op for EmbedOp {
 #[test]
 fn embedding_gathers_exact_rows() {
     for dtype in [DType::F32, DType::Bf16, DType::F16] {
-        compare(&format!("embed {dtype}"), 0.0, EmbedOp(dtype));
+        compare(&format!("embed {dtype}"), Tolerance(0.0, 0.0), EmbedOp(dtype));
     }
 }
 
 struct NormOp {
     rows: usize,
     width: usize,
-    residual: bool,
 }
 
 impl Op for NormOp {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-        let count = self.rows * self.width;
         let gain = b.vector(&noise(6, self.width));
-        let mut x = buffer(b, &noise(7, count));
-        let mut out = b.buffer(self.rows, self.width).unwrap();
-        if self.residual {
-            b.add_rms_norm(&mut x, &buffer(b, &noise(8, count)), (&gain, 1e-6), self.rows, &mut out);
-        } else {
-            b.rms_norm(&x, &gain, 1e-6, self.rows, &mut out);
-        }
-        [b.read(&x, count), b.read(&out, count)].concat()
+        let x = buffer(b, &noise(7, self.rows * self.width));
+        let mut out = b.operand(self.rows, self.width, DType::Bf16).unwrap();
+        b.rms_norm(&x, (&gain, 1e-6), self.rows, &mut out);
+        b.read_operand(&out, self.rows, self.width)
     }
 }
 
 #[test]
 fn rms_norm_on_odd_widths() {
     for width in [1, 15, 16, 17, 96, 1283] {
-        for residual in [false, true] {
-            compare(&format!("rms_norm {width}"), 1e-5, NormOp { rows: 5, width, residual });
+        for rows in [1, 5, 17] {
+            compare(&format!("rms_norm {width}"), Tolerance(1e-5, 8e-3), NormOp { rows, width });
         }
     }
 }
 
-struct ActivationOp {
-    width: usize,
-    gated: bool,
-}
+struct SiluOp;
 
-impl Op for ActivationOp {
+impl Op for SiluOp {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-        let rows = 3;
-        let scaled = |seed| noise(seed, rows * 2 * self.width).into_iter().map(|v| v * 30.0).collect::<Vec<_>>();
-        let mut input = buffer(b, &scaled(9));
-        b.write(&mut input, &[-200.0, 200.0, 0.0][..self.width.min(3)]);
-        let mut out = b.buffer(rows, self.width).unwrap();
-        if self.gated {
-            b.swiglu(&input, self.width, rows, &mut out);
-        } else {
-            b.silu(&input, self.width, rows, &mut out);
-        }
-        b.read(&out, rows * self.width)
+        // One input of 1: the sums are the weights.
+        let values: Vec<f32> = noise(9, 224).into_iter().map(|v| v * 30.0).chain([-200.0, 200.0, 0.0, -88.0]).collect();
+        let weight = matrix(b, &values, values.len(), 1, DType::F32);
+        let mut x = b.operand(1, 1, DType::F32).unwrap();
+        b.write_operand(&mut x, 1, &[1.0]);
+        let mut out = b.operand(1, values.len(), DType::F32).unwrap();
+        b.linear_silu(&weight, &x, 1, &mut out);
+        b.read_operand(&out, 1, values.len())
     }
 }
 
 #[test]
-fn activations_on_odd_widths() {
-    for width in [1, 15, 16, 33, 224] {
-        for gated in [false, true] {
-            compare(&format!("activation {width}"), 1e-3, ActivationOp { width, gated });
-        }
-    }
+fn silu_over_its_range() {
+    compare("silu", Tolerance(1e-5, 1e-5), SiluOp);
 }
 
 /// Two sequences through shuffled blocks in several chunks, then attention of the last chunk's rows.
@@ -233,9 +291,9 @@ impl Op for AttentionOp {
             let mut qkv = buffer(b, &values);
             let norm = self.norm.then_some(QkNorm { q: &q, k: &k, eps: 1e-6 });
             b.qk_norm_rope_store(&mut qkv, (s, norm), &rope, &batch, &mut pages);
-            let mut out = b.buffer(rows, s.q_heads * s.head_dim).unwrap();
+            let mut out = b.operand(rows, s.q_heads * s.head_dim, DType::F32).unwrap();
             b.paged_attention(&qkv, s, &batch, &pages, &mut out);
-            result = b.read(&out, rows * s.q_heads * s.head_dim);
+            result = b.read_operand(&out, rows, s.q_heads * s.head_dim);
         }
         result
     }
@@ -249,7 +307,7 @@ fn attention_over_pages() {
                 let shape = AttentionShape { q_heads: kv_heads * group, kv_heads, head_dim };
                 for norm in [false, true] {
                     let op = AttentionOp { shape, dtype, block_size: 32, context, norm };
-                    compare(&format!("attention {shape:?} {dtype} {context}"), tolerance, op);
+                    compare(&format!("attention {shape:?} {dtype} {context}"), Tolerance(tolerance, tolerance), op);
                 }
             }
         }
@@ -259,17 +317,18 @@ fn attention_over_pages() {
 #[test]
 fn attention_does_not_depend_on_the_block_size() {
     let shape = AttentionShape { q_heads: 4, kv_heads: 2, head_dim: 32 };
-    let cpu = CpuBackend::new(2).unwrap();
-    let run = |block_size| AttentionOp { shape, dtype: DType::Bf16, block_size, context: 200, norm: true }.run(&cpu);
-    let wanted = run(32);
-    assert!([64, 96, 256].into_iter().all(|block_size| run(block_size) == wanted));
+    for cpu in CpuBackend::portable_variants(2).pop().into_iter().chain(CpuBackend::dot_variants(2).pop()) {
+        let run = |block_size| AttentionOp { shape, dtype: DType::Bf16, block_size, context: 200, norm: true }.run(&cpu);
+        let wanted = run(32);
+        assert!([64, 96, 256].into_iter().all(|block_size| run(block_size) == wanted), "{}", cpu.kernels());
+    }
 }
 
 #[test]
 fn an_f16_weight_out_of_range_is_an_error() {
     let bytes = bytes_of(&[1.0, 7e4]);
     let data = TensorData::new(DType::F32, 1, 2, &bytes).unwrap();
-    let cpu = CpuBackend::new(2).unwrap();
+    let cpu = CpuBackend::new(CpuKernels::Portable, 2).unwrap();
     assert!(matches!(cpu.matrix(&data, DType::F16), Err(OpError::Range { value: 7e4, dtype: DType::F16 })));
     assert!(matches!(ReferenceBackend.matrix(&data, DType::F16), Err(OpError::Range { .. })));
 }

@@ -6,6 +6,7 @@ use crate::engine::EngineConfig;
 use crate::model::files::read;
 use crate::model::{GenerationDefaults, ModelFiles, ModelSource};
 use crate::ops::DType;
+use crate::ops::cpu::CpuKernels;
 use crate::runner::paged::{ModelInfo, RunnerOptions};
 use crate::server;
 use crate::tokenizer::Tokenizer;
@@ -29,6 +30,7 @@ pub(super) fn runner_options(config: &Config, host: HostResources) -> RunnerOpti
         max_num_batched_tokens: config.max_num_batched_tokens,
         block_size: config.block_size,
         threads: config.threads.unwrap_or(host.cpus),
+        cpu_kernels: cpu_kernels(config.cpu_kernels),
         kv_cache_memory_bytes: config.kv_cache_memory_bytes,
         memory_bytes: host.memory_available_bytes,
     }
@@ -40,6 +42,14 @@ fn dtype(asked: Dtype) -> Option<DType> {
         Dtype::Float32 => Some(DType::F32),
         Dtype::Bfloat16 => Some(DType::Bf16),
         Dtype::Float16 => Some(DType::F16),
+    }
+}
+
+fn cpu_kernels(asked: config::CpuKernels) -> CpuKernels {
+    match asked {
+        config::CpuKernels::Auto => CpuKernels::Auto,
+        config::CpuKernels::Portable => CpuKernels::Portable,
+        config::CpuKernels::Avx512Bf16 => CpuKernels::Avx512Bf16,
     }
 }
 

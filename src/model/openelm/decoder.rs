@@ -4,6 +4,7 @@
 //! key heads of a layer, `f` its feed-forward width.
 
 use super::config::OpenElmConfig;
+use super::profile::{StepOp, StepProfile};
 use super::weights::{WeightReader, check};
 use crate::model::LoadError;
 use crate::model::checkpoint::Checkpoint;
@@ -33,6 +34,7 @@ pub struct Decoder<B: Backend> {
     /// `None` = the embedding is the head.
     lm_head: Option<B::Matrix>,
     rope: B::Rope,
+    dtype: DType,
 }
 
 /// Activations of a step, allocated once.
@@ -40,26 +42,31 @@ pub struct Workspace<B: Backend> {
     /// The residual stream `[rows, d]`.
     hidden: B::Buffer,
     /// Its normalised copy `[rows, d]`.
-    normed: B::Buffer,
+    normed: B::Operand,
     /// `[rows, q + 2 kv]`.
     qkv: B::Buffer,
     /// `[rows, q]`.
-    attended: B::Buffer,
-    /// What a block adds to the residual stream `[rows, d]`.
-    delta: B::Buffer,
-    /// `[rows, 2 f]`.
-    gate_up: B::Buffer,
+    attended: B::Operand,
     /// `[rows, f]`.
-    activated: B::Buffer,
+    activated: B::Operand,
+    /// Where the time went.
+    profile: StepProfile,
+}
+
+impl<B: Backend> Workspace<B> {
+    /// Where the time of the steps went.
+    pub fn profile(&mut self) -> &mut StepProfile {
+        &mut self.profile
+    }
 }
 
 /// f32 values a row of the workspace takes.
 pub(crate) fn workspace_values_per_row(config: &OpenElmConfig) -> usize {
     let widest = |width: fn(&OpenElmConfig, usize) -> usize| (0..config.layers.len()).map(|i| width(config, i)).max().unwrap_or(0);
-    3 * config.model_dim
+    2 * config.model_dim
         + widest(|c, i| c.attention(i).qkv_width())
         + widest(|c, i| c.layers[i].q_heads * c.head_dim)
-        + 3 * widest(|c, i| c.layers[i].ffn_dim)
+        + widest(|c, i| c.layers[i].ffn_dim)
 }
 
 impl<B: Backend> Decoder<B> {
@@ -75,7 +82,7 @@ impl<B: Backend> Decoder<B> {
         let norm = reader.vector("transformer.norm.weight")?;
         let lm_head = if config.tied_head { None } else { Some(reader.matrix("lm_head.weight")?) };
         let rope = backend.rope(positions, config.head_dim, config.rope_theta);
-        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope })
+        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope, dtype })
     }
 
     /// The model's config.
@@ -94,16 +101,15 @@ impl<B: Backend> Decoder<B> {
     /// [`OpError::Allocation`].
     pub fn workspace(&self, rows: usize) -> Result<Workspace<B>, OpError> {
         let widest = |width: &dyn Fn(&Layer<B>) -> usize| self.layers.iter().map(width).max().unwrap_or(0);
-        let buffer = |width: usize| self.backend.buffer(rows, width);
-        let (d, ffn) = (self.config.model_dim, widest(&|l| l.ffn_dim));
+        let operand = |width: usize| self.backend.operand(rows, width, self.dtype);
+        let d = self.config.model_dim;
         Ok(Workspace {
-            hidden: buffer(d)?,
-            normed: buffer(d)?,
-            qkv: buffer(widest(&|l| l.shape.qkv_width()))?,
-            attended: buffer(widest(&|l| l.shape.q_heads * l.shape.head_dim))?,
-            delta: buffer(d)?,
-            gate_up: buffer(2 * ffn)?,
-            activated: buffer(ffn)?,
+            hidden: self.backend.buffer(rows, d)?,
+            normed: operand(d)?,
+            qkv: self.backend.buffer(rows, widest(&|l| l.shape.qkv_width()))?,
+            attended: operand(widest(&|l| l.shape.q_heads * l.shape.head_dim))?,
+            activated: operand(widest(&|l| l.ffn_dim))?,
+            profile: StepProfile::default(),
         })
     }
 
@@ -121,39 +127,45 @@ impl<B: Backend> Decoder<B> {
     pub fn forward(&self, batch: &PackedBatch, pages: &mut [B::Pages], ws: &mut Workspace<B>) {
         let (b, rows, eps) = (&self.backend, batch.rows(), self.config.norm_eps);
         // 1. Embedding: [rows] -> [rows, d]
+        ws.profile.start();
         b.embed(&self.token_embeddings, batch, &mut ws.hidden);
-        for (index, (layer, pages)) in self.layers.iter().zip(pages).enumerate() {
-            // 2. Norm before attention; from the second layer on together with the residual of the one before.
-            if index == 0 {
-                b.rms_norm(&ws.hidden, &layer.attn_norm, eps, rows, &mut ws.normed);
-            } else {
-                b.add_rms_norm(&mut ws.hidden, &ws.delta, (&layer.attn_norm, eps), rows, &mut ws.normed);
-            }
-            // 3. Attention: [rows, d] -> [rows, q + 2 kv] -> [rows, q] -> [rows, d]
+        ws.profile.lap(StepOp::Embed);
+        for (layer, pages) in self.layers.iter().zip(pages) {
+            // 2. Attention: [rows, d] -> [rows, q + 2 kv] -> [rows, q] -> [rows, d], added to the residual stream
+            b.rms_norm(&ws.hidden, (&layer.attn_norm, eps), rows, &mut ws.normed);
+            ws.profile.lap(StepOp::RmsNorm);
             b.linear(&layer.qkv_proj, &ws.normed, rows, &mut ws.qkv);
+            ws.profile.lap(StepOp::QkvProj);
             let norms = layer.qk_norm.as_ref().map(|(q, k)| QkNorm { q, k, eps });
             b.qk_norm_rope_store(&mut ws.qkv, (layer.shape, norms), &self.rope, batch, pages);
+            ws.profile.lap(StepOp::QkNormRopeStore);
             b.paged_attention(&ws.qkv, layer.shape, batch, pages, &mut ws.attended);
-            b.linear(&layer.out_proj, &ws.attended, rows, &mut ws.delta);
-            // 4. Residual and norm before the feed-forward layer
-            b.add_rms_norm(&mut ws.hidden, &ws.delta, (&layer.ffn_norm, eps), rows, &mut ws.normed);
-            // 5. Feed-forward: [rows, d] -> [rows, 2 f] -> [rows, f] -> [rows, d]
-            b.linear(&layer.proj_1, &ws.normed, rows, &mut ws.gate_up);
+            ws.profile.lap(StepOp::Attention);
+            b.linear_add(&layer.out_proj, &ws.attended, rows, &mut ws.hidden);
+            ws.profile.lap(StepOp::OutProj);
+            // 3. Feed-forward: [rows, d] -> [rows, f] -> [rows, d], added too
+            b.rms_norm(&ws.hidden, (&layer.ffn_norm, eps), rows, &mut ws.normed);
+            ws.profile.lap(StepOp::RmsNorm);
             if self.config.ffn_with_glu {
-                b.swiglu(&ws.gate_up, layer.ffn_dim, rows, &mut ws.activated);
+                b.linear_swiglu(&layer.proj_1, &ws.normed, rows, &mut ws.activated);
             } else {
-                b.silu(&ws.gate_up, layer.ffn_dim, rows, &mut ws.activated);
+                b.linear_silu(&layer.proj_1, &ws.normed, rows, &mut ws.activated);
             }
-            b.linear(&layer.proj_2, &ws.activated, rows, &mut ws.delta);
+            ws.profile.lap(StepOp::Proj1);
+            b.linear_add(&layer.proj_2, &ws.activated, rows, &mut ws.hidden);
+            ws.profile.lap(StepOp::Proj2);
         }
-        // 6. Last residual and final norm
-        b.add_rms_norm(&mut ws.hidden, &ws.delta, (&self.norm, eps), rows, &mut ws.normed);
+        // 4. Final norm
+        b.rms_norm(&ws.hidden, (&self.norm, eps), rows, &mut ws.normed);
+        ws.profile.lap(StepOp::RmsNorm);
     }
 
     /// Logits of chosen rows of the last [`Self::forward`]: `[chosen.len(), vocab]`.
-    pub fn logits(&self, ws: &Workspace<B>, chosen: &[u32], out: &mut [f32]) {
+    pub fn logits(&self, ws: &mut Workspace<B>, chosen: &[u32], out: &mut [f32]) {
         let head = self.lm_head.as_ref().unwrap_or(&self.token_embeddings);
+        ws.profile.start();
         self.backend.logits(head, &ws.normed, chosen, out);
+        ws.profile.lap(StepOp::Head);
     }
 }
 
@@ -169,7 +181,7 @@ fn load_layer<B: Backend>(reader: &WeightReader<'_, B>, config: &OpenElmConfig, 
         qk_norm,
         out_proj: reader.matrix(&name("attn.out_proj"))?,
         ffn_norm: reader.vector(&name("ffn_norm"))?,
-        proj_1: reader.matrix(&name("ffn.proj_1"))?,
+        proj_1: if config.ffn_with_glu { reader.gate_up_matrix(&name("ffn.proj_1"))? } else { reader.matrix(&name("ffn.proj_1"))? },
         proj_2: reader.matrix(&name("ffn.proj_2"))?,
     })
 }

@@ -5,11 +5,13 @@
 
 mod config;
 mod decoder;
+mod profile;
 mod weights;
 
 pub use config::{LayerShape, OpenElmConfig};
 pub(crate) use decoder::workspace_values_per_row;
 pub use decoder::{Decoder, Workspace};
+pub use profile::{StepOp, StepProfile};
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,13 @@ impl<B: Backend> WeightReader<'_, B> {
         self.backend.matrix(&data, self.dtype).map_err(fail)
     }
 
+    /// Takes over the fused projection `[gate | up]`.
+    pub(super) fn gate_up_matrix(&self, name: &str) -> Result<B::Matrix, LoadError> {
+        let (tensor, data) = self.read(name)?;
+        let fail = |source| LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source };
+        self.backend.gate_up_matrix(&data, self.dtype).map_err(fail)
+    }
+
     /// Takes over gains; they stay f32.
     pub(super) fn vector(&self, name: &str) -> Result<B::Vector, LoadError> {
         Ok(self.backend.vector(&self.read(name)?.1.to_f32()))

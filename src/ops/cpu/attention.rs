@@ -2,21 +2,28 @@
 //!
 //! For one row and one query head: scores of a tile (a lane is a position, dimensions in ascending order), its maximum, exponentials, and
 //! the weighted sum of values (a lane is a dimension, positions in ascending order); tiles from position 0 on. That order is the same in
-//! prefill and decode, so results do not depend on the batch or the chunk. Scores of
-//! masked slots are replaced, whatever was computed there, and their values are never read (0 × NaN). The query heads of
-//! a group go through a tile together and share its loads; each has its own lanes, so the grouping changes no bit.
+//! prefill and decode, so results do not depend on the batch or the chunk. Scores of masked slots are replaced, whatever was computed
+//! there, and their values are never read (0 × NaN). The query heads of a group go through a tile together and share its loads; each has
+//! its own lanes, so the grouping changes no bit.
+//!
+//! With `DOT` (bf16 pages only), queries and weights are rounded to bf16 and both products are [`Lanes::dot_bf16`] over pairs.
 
-use super::lanes::{Kernel, Lanes, Part, WIDTH, max_tree, sum_tree};
+use super::lanes::{Kernel, Lanes, Part, WIDTH, sum_tree};
 use super::math::exp;
-use super::memory::{SharedMut, at};
+use super::memory::at;
+use super::operand::OperandMut;
 use super::pages::{KvElement, PageLayout};
 use crate::ops::{ATTENTION_TILE, AttentionShape, PackedBatch};
+use std::mem::MaybeUninit;
 
 /// Most query heads that share the loads of a tile at once.
 const MAX_GROUP: usize = 4;
 
 /// Widest head.
 pub(in crate::ops) const MAX_HEAD_DIM: usize = 256;
+
+/// Rows of a sequence from which on its keys and values are found in the second-level cache, brought there by the row before.
+const PREFETCH_BELOW: usize = 8;
 
 /// Vectors in a tile of positions.
 const TILE_VECTORS: usize = ATTENTION_TILE / WIDTH;
@@ -28,7 +35,25 @@ pub(super) struct Attention<'a, T> {
     pub(super) batch: &'a PackedBatch,
     pub(super) pages: &'a [T],
     pub(super) layout: PageLayout,
-    pub(super) out: SharedMut<'a, f32>,
+    /// Products of bf16 pairs; for paired pages only.
+    pub(super) dot: bool,
+    pub(super) out: OperandMut<'a>,
+}
+
+/// The keys and values of a tile.
+#[derive(Clone, Copy)]
+struct Tile<T> {
+    keys: *const T,
+    values: *const T,
+}
+
+/// What one row's attention to one kv head is about.
+#[derive(Clone, Copy)]
+struct Queries {
+    row: usize,
+    kv_head: usize,
+    /// The first query head.
+    first: usize,
 }
 
 /// Running softmax of `G` query heads.
@@ -36,132 +61,217 @@ struct Running<V, const G: usize> {
     maximum: [f32; G],
     /// Sums of exponentials, by lane.
     weights: [V; G],
-    values: [[f32; MAX_HEAD_DIM]; G],
+    /// Weighted sums of values, of which the first `head_dim` are set by the first tile.
+    values: MaybeUninit<[[f32; MAX_HEAD_DIM]; G]>,
 }
+
+impl<V, const G: usize> Running<V, G> {
+    #[inline(always)]
+    fn values(&mut self, g: usize) -> *mut f32 {
+        self.values.as_mut_ptr().cast::<f32>().wrapping_add(g * MAX_HEAD_DIM)
+    }
+}
+
+/// Weights of a tile: f32 a position, or bf16 pairs of positions.
+type TileWeights<const G: usize> = [[f32; ATTENTION_TILE]; G];
 
 impl<T: KvElement> Kernel for Attention<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(&self, part: Part) {
-        let heads = self.shape.kv_heads;
-        // Interleaved, because a later row of a prefill reads more positions.
-        for item in (part.index..self.batch.rows() * heads).step_by(part.of) {
-            // SAFETY: the caller's promise; a row and kv head belong to one part only.
-            unsafe { self.kv_head::<V>(item / heads, item % heads) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if T::PAIRED && self.dot && (V::NATIVE_DOT || cfg!(test)) {
+                self.items::<V, true>(part);
+            } else {
+                self.items::<V, false>(part);
+            }
         }
     }
 }
 
 impl<T: KvElement> Attention<'_, T> {
     #[inline(always)]
-    unsafe fn kv_head<V: Lanes>(&self, row: usize, head: usize) {
-        let group = self.shape.group();
-        let (mut query, end) = (head * group, (head + 1) * group);
-        while query < end {
-            // SAFETY: the caller's promise.
-            unsafe {
-                match end - query {
-                    1 => self.queries::<V, 1>(row, head, query),
-                    2 | 3 => self.queries::<V, 2>(row, head, query),
-                    _ => self.queries::<V, MAX_GROUP>(row, head, query),
+    unsafe fn items<V: Lanes, const DOT: bool>(&self, part: Part) {
+        let (rows, group) = (self.batch.rows(), self.shape.group());
+        // One head after the other, so that its keys and values stay in the second-level cache for all rows of a prefill; rows interleaved,
+        // because a later one reads more positions.
+        for item in (part.index..rows * self.shape.kv_heads).step_by(part.of) {
+            let (kv_head, row) = (item / rows, item % rows);
+            let (mut first, end) = (kv_head * group, (kv_head + 1) * group);
+            while first < end {
+                let queries = Queries { row, kv_head, first };
+                // SAFETY: the caller's promise; a row and kv head belong to one part only.
+                unsafe {
+                    first += match end - first {
+                        1 => self.attend::<V, 1, DOT>(queries),
+                        2 | 3 => self.attend::<V, 2, DOT>(queries),
+                        _ => self.attend::<V, MAX_GROUP, DOT>(queries),
+                    }
                 }
             }
-            query += match end - query {
-                1 => 1,
-                2 | 3 => 2,
-                _ => MAX_GROUP,
-            };
         }
     }
 
-    /// Query heads `query..query + G` of `row`, which read kv head `head`.
+    /// `G` query heads from `queries.first` on; returns `G`.
     #[inline(always)]
-    unsafe fn queries<V: Lanes, const G: usize>(&self, row: usize, head: usize, query: usize) {
-        let head_dim = self.shape.head_dim;
-        let q = at(self.qkv, row * self.shape.qkv_width() + query * head_dim, G * head_dim);
-        let (table, length) = (self.batch.table_of_row(row), self.batch.positions()[row] as usize + 1);
-        // SAFETY: `q` holds G heads; `tile` checks the pages; the outputs belong to this part only.
+    unsafe fn attend<V: Lanes, const G: usize, const DOT: bool>(&self, queries: Queries) -> usize {
+        let (head_dim, Queries { row, first, .. }) = (self.shape.head_dim, queries);
+        let q = at(self.qkv, row * self.shape.qkv_width() + first * head_dim, G * head_dim);
+        let length = self.batch.positions()[row] as usize + 1;
+        // SAFETY: `q` holds G heads; `tile_at` checks the pages; the outputs belong to this part only.
         unsafe {
+            let mut narrow = MaybeUninit::<[f32; MAX_GROUP * MAX_HEAD_DIM / 2]>::uninit();
+            let q = if DOT { narrow_queries::<V>(q, G * head_dim, narrow.as_mut_ptr().cast()) } else { q };
             let mut running =
-                Running::<V, G> { maximum: [f32::NEG_INFINITY; G], weights: [V::splat(0.0); G], values: [[0.0; MAX_HEAD_DIM]; G] };
+                Running::<V, G> { maximum: [f32::NEG_INFINITY; G], weights: [V::splat(0.0); G], values: MaybeUninit::uninit() };
+            let (mut tile, ahead) = (self.tile_at(queries, 0), self.batch.rows_beside(row) < PREFETCH_BELOW);
             for start in (0..length).step_by(ATTENTION_TILE) {
-                let block = table[start / self.layout.block_size] as usize;
-                let place = (block, head, start % self.layout.block_size);
-                self.tile::<V, G>(q, place, ATTENTION_TILE.min(length - start), &mut running);
+                let following = start + ATTENTION_TILE;
+                let following = if following < length { self.tile_at(queries, following) } else { tile };
+                let next = if ahead { following } else { tile };
+                self.add_tile::<V, G, DOT>(q, (tile, next), (start, ATTENTION_TILE.min(length - start)), &mut running);
+                tile = following;
             }
-            let out = self.out.at((row * self.shape.q_heads + query) * head_dim, G * head_dim);
+            let place = self.out.layout().place(row);
             for g in 0..G {
                 let total = V::splat(sum_tree(running.weights[g].to_array()));
                 for d in (0..head_dim).step_by(WIDTH) {
-                    V::load(running.values[g].as_ptr().add(d)).div(total).store(out.add(g * head_dim + d));
+                    self.out.put(place, (first + g) * head_dim + d, V::load(running.values(g).add(d)).div(total));
                 }
+            }
+        }
+        G
+    }
+
+    /// The tile of absolute positions `start..start + 32`.
+    #[inline(always)]
+    fn tile_at(&self, queries: Queries, start: usize) -> Tile<T> {
+        let (size, count) = (self.layout.block_size, ATTENTION_TILE * self.shape.head_dim);
+        let block = self.batch.table_of_row(queries.row)[start / size] as usize;
+        let keys = at(self.pages, self.layout.key_tile(block, queries.kv_head, start % size), count);
+        let values = at(self.pages, self.layout.value_tile(block, queries.kv_head, start % size), count);
+        Tile { keys, values }
+    }
+
+    /// Adds a tile from position `start` on, of which the first `valid` positions are visible, and prefetches the next one.
+    #[inline(always)]
+    unsafe fn add_tile<V: Lanes, const G: usize, const DOT: bool>(
+        &self,
+        q: *const f32,
+        (tile, next): (Tile<T>, Tile<T>),
+        (start, valid): (usize, usize),
+        running: &mut Running<V, G>,
+    ) {
+        let head_dim = self.shape.head_dim;
+        // SAFETY: the whole tile of keys and of values was checked; only visible values are read.
+        unsafe {
+            let mut scores = scores::<V, T, G, DOT>(q, tile.keys, next.keys, head_dim);
+            let mut p: TileWeights<G> = [[0.0; ATTENTION_TILE]; G];
+            for g in 0..G {
+                let weights = softmax::<V>(&mut scores[g], valid, self.scale());
+                let largest = if weights > running.maximum[g] { weights } else { running.maximum[g] };
+                if start == 0 {
+                    for d in (0..head_dim).step_by(WIDTH) {
+                        V::splat(0.0).store(running.values(g).add(d));
+                    }
+                } else if largest != running.maximum[g] {
+                    let fade = exp(V::splat(running.maximum[g] - largest));
+                    running.weights[g] = running.weights[g].mul(fade);
+                    for d in (0..head_dim).step_by(WIDTH) {
+                        let to = running.values(g).add(d);
+                        V::load(to).mul(fade).store(to);
+                    }
+                }
+                running.maximum[g] = largest;
+                for v in 0..TILE_VECTORS {
+                    let mut e = exp(scores[g][v].sub(V::splat(largest)));
+                    if valid < ATTENTION_TILE {
+                        e = e.keep_first(valid.saturating_sub(v * WIDTH), 0.0);
+                    }
+                    running.weights[g] = running.weights[g].add(e);
+                    if DOT {
+                        e.store_bf16(p[g].as_mut_ptr().cast::<u16>().add(v * WIDTH));
+                    } else {
+                        e.store(p[g].as_mut_ptr().add(v * WIDTH));
+                    }
+                }
+            }
+            let mut d = 0;
+            while d + 2 * WIDTH <= head_dim {
+                add_values::<V, T, G, 2, DOT>(&p, (tile.values, next.values), (valid, head_dim, d), running);
+                d += 2 * WIDTH;
+            }
+            if d < head_dim {
+                add_values::<V, T, G, 1, DOT>(&p, (tile.values, next.values), (valid, head_dim, d), running);
             }
         }
     }
 
-    /// Adds one tile, of which the first `valid` positions are visible.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, const G: usize>(
-        &self,
-        q: *const f32,
-        place: (usize, usize, usize),
-        valid: usize,
-        running: &mut Running<V, G>,
-    ) {
-        let (block, head, position) = place;
-        let head_dim = self.shape.head_dim;
-        let keys = at(self.pages, self.layout.key_tile(block, head, position), ATTENTION_TILE * head_dim);
-        let values = at(self.pages, self.layout.value(block, head, position), ATTENTION_TILE * head_dim);
-        // SAFETY: the whole tile of keys and of values was checked; only visible values are read.
-        unsafe {
-            let mut scores = scores::<V, T, G>(q, keys, head_dim);
-            let scale = V::splat(1.0 / (head_dim as f32).sqrt());
-            let mut p = [[0.0f32; ATTENTION_TILE]; G];
-            for g in 0..G {
-                let mut largest = running.maximum[g];
-                for v in 0..TILE_VECTORS {
-                    let shown = valid.saturating_sub(v * WIDTH);
-                    scores[g][v] = scores[g][v].mul(scale).keep_first(shown, f32::NEG_INFINITY);
-                    let top = max_tree(scores[g][v].to_array());
-                    largest = if top > largest { top } else { largest };
-                }
-                let fade = exp(V::splat(running.maximum[g] - largest));
-                running.maximum[g] = largest;
-                let mut sum = running.weights[g].mul(fade);
-                for v in 0..TILE_VECTORS {
-                    let shown = valid.saturating_sub(v * WIDTH);
-                    let e = exp(scores[g][v].sub(V::splat(largest))).keep_first(shown, 0.0);
-                    sum = sum.add(e);
-                    e.store(p[g].as_mut_ptr().add(v * WIDTH));
-                }
-                running.weights[g] = sum;
-                for d in (0..head_dim).step_by(WIDTH) {
-                    let to = running.values[g].as_mut_ptr().add(d);
-                    V::load(to).mul(fade).store(to);
-                }
+    fn scale(&self) -> f32 {
+        1.0 / (self.shape.head_dim as f32).sqrt()
+    }
+}
+
+/// Rounds `count` values to bf16 pairs.
+///
+/// # Safety
+/// `count` values at `q` and half as many f32 at `to`; `count` is a multiple of 16; as the methods of [`Lanes`].
+#[inline(always)]
+unsafe fn narrow_queries<V: Lanes>(q: *const f32, count: usize, to: *mut f32) -> *const f32 {
+    for i in (0..count).step_by(WIDTH) {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(q.add(i)).store_bf16(to.cast::<u16>().add(i)) };
+    }
+    to
+}
+
+/// Scales the scores of a tile, hides all but the first `valid`, and returns the largest.
+///
+/// # Safety
+/// As the methods of [`Lanes`].
+#[inline(always)]
+unsafe fn softmax<V: Lanes>(scores: &mut [V; TILE_VECTORS], valid: usize, scale: f32) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (v, score) in scores.iter_mut().enumerate() {
+            *score = score.mul(V::splat(scale));
+            if valid < ATTENTION_TILE {
+                *score = score.keep_first(valid.saturating_sub(v * WIDTH), f32::NEG_INFINITY);
             }
-            add_values::<V, T, G>(&p, values, (valid, head_dim), &mut running.values);
         }
+        scores[0].max(scores[1]).largest()
     }
 }
 
 /// Products of `G` queries with 32 keys, dimension by dimension.
 ///
 /// # Safety
-/// `G * head_dim` values at `q`, `head_dim * 32` at `keys`; as the methods of [`Lanes`].
+/// `G * head_dim` values at `q` (with `DOT` as bf16), `head_dim * 32` at `keys`; as the methods of [`Lanes`].
 #[inline(always)]
-unsafe fn scores<V: Lanes, T: KvElement, const G: usize>(q: *const f32, keys: *const T, head_dim: usize) -> [[V; TILE_VECTORS]; G] {
-    // SAFETY: the caller's promise.
+unsafe fn scores<V: Lanes, T: KvElement, const G: usize, const DOT: bool>(
+    q: *const f32,
+    keys: *const T,
+    next: *const T,
+    head_dim: usize,
+) -> [[V; TILE_VECTORS]; G] {
+    // SAFETY: the caller's promise; prefetched addresses need not be readable.
     unsafe {
         let mut scores = [[V::splat(0.0); TILE_VECTORS]; G];
-        for d in 0..head_dim {
-            let mut key = [V::splat(0.0); TILE_VECTORS];
-            for (v, key) in key.iter_mut().enumerate() {
-                *key = T::load::<V>(keys.add(d * ATTENTION_TILE + v * WIDTH));
-            }
-            for (g, scores) in scores.iter_mut().enumerate() {
-                let x = V::splat(*q.add(g * head_dim + d));
-                for v in 0..TILE_VECTORS {
-                    scores[v] = key[v].mul_add(x, scores[v]);
+        for d in (0..head_dim).step_by(2) {
+            prefetch::<V, T>(next, d * ATTENTION_TILE, 2 * ATTENTION_TILE);
+            for v in 0..TILE_VECTORS {
+                if DOT {
+                    let key = V::load(keys.add(d * ATTENTION_TILE + 2 * v * WIDTH).cast());
+                    for g in 0..G {
+                        scores[g][v] = scores[g][v].dot_bf16(key, V::splat(*q.add((g * head_dim + d) / 2)));
+                    }
+                } else {
+                    let (even, odd) = T::pair::<V>(keys, d, v * WIDTH, ATTENTION_TILE);
+                    for g in 0..G {
+                        let x = q.add(g * head_dim + d);
+                        scores[g][v] = odd.mul_add(V::splat(*x.add(1)), even.mul_add(V::splat(*x), scores[g][v]));
+                    }
                 }
             }
         }
@@ -169,32 +279,75 @@ unsafe fn scores<V: Lanes, T: KvElement, const G: usize>(q: *const f32, keys: *c
     }
 }
 
-/// `out[g] += sum over the first valid positions of p[g][position] * values[position]`.
+/// Prefetches `count` elements from `offset` on.
 ///
 /// # Safety
-/// `valid * head_dim` values at `values`; as the methods of [`Lanes`].
+/// As the methods of [`Lanes`].
 #[inline(always)]
-unsafe fn add_values<V: Lanes, T: KvElement, const G: usize>(
-    p: &[[f32; ATTENTION_TILE]; G],
-    values: *const T,
-    (valid, head_dim): (usize, usize),
-    out: &mut [[f32; MAX_HEAD_DIM]; G],
+unsafe fn prefetch<V: Lanes, T>(from: *const T, offset: usize, count: usize) {
+    for byte in (0..count * size_of::<T>()).step_by(64) {
+        // SAFETY: the caller's promise.
+        unsafe { V::prefetch(from.wrapping_add(offset).cast::<u8>().wrapping_add(byte)) };
+    }
+}
+
+/// Adds to `16 * D` dimensions from `d` on the values of the first `valid` positions, each times its weight.
+///
+/// # Safety
+/// `valid * head_dim` values at `values`; `running` has these dimensions; as the methods of [`Lanes`].
+#[inline(always)]
+unsafe fn add_values<V: Lanes, T: KvElement, const G: usize, const D: usize, const DOT: bool>(
+    p: &TileWeights<G>,
+    (values, next): (*const T, *const T),
+    (valid, head_dim, d): (usize, usize, usize),
+    running: &mut Running<V, G>,
 ) {
-    for d in (0..head_dim).step_by(WIDTH) {
-        // SAFETY: the caller's promise; `head_dim <= MAX_HEAD_DIM`.
-        unsafe {
-            let mut sums = [V::splat(0.0); G];
-            for g in 0..G {
-                sums[g] = V::load(out[g].as_ptr().add(d));
+    // SAFETY: the caller's promise; `head_dim <= MAX_HEAD_DIM`.
+    unsafe {
+        let mut sums = [[V::splat(0.0); D]; G];
+        for g in 0..G {
+            for i in 0..D {
+                sums[g][i] = V::load(running.values(g).add(d + i * WIDTH));
             }
-            for position in 0..valid {
-                let value = T::load::<V>(values.add(position * head_dim + d));
-                for g in 0..G {
-                    sums[g] = value.mul_add(V::splat(p[g][position]), sums[g]);
+        }
+        for position in (0..valid & !1).step_by(2) {
+            prefetch::<V, T>(next, position * head_dim + 2 * d, 2 * D * WIDTH);
+            for i in 0..D {
+                let lane = d + i * WIDTH;
+                if DOT {
+                    let value = V::load(values.add(position * head_dim + 2 * lane).cast());
+                    for g in 0..G {
+                        sums[g][i] = sums[g][i].dot_bf16(value, V::splat(p[g][position / 2]));
+                    }
+                } else {
+                    let (even, odd) = T::pair::<V>(values, position, lane, head_dim);
+                    for g in 0..G {
+                        let partial = even.mul_add(V::splat(p[g][position]), sums[g][i]);
+                        sums[g][i] = odd.mul_add(V::splat(p[g][position + 1]), partial);
+                    }
                 }
             }
-            for g in 0..G {
-                sums[g].store(out[g].as_mut_ptr().add(d));
+        }
+        if valid % 2 == 1 {
+            // The partner of the last position was perhaps never written: only the even one may be read.
+            for i in 0..D {
+                let lane = d + i * WIDTH;
+                if DOT {
+                    let value = V::load(values.add((valid - 1) * head_dim + 2 * lane).cast()).even_bf16();
+                    for g in 0..G {
+                        sums[g][i] = sums[g][i].dot_bf16(value, V::splat(p[g][valid / 2]));
+                    }
+                } else {
+                    let (even, _) = T::pair::<V>(values, valid - 1, lane, head_dim);
+                    for g in 0..G {
+                        sums[g][i] = even.mul_add(V::splat(p[g][valid - 1]), sums[g][i]);
+                    }
+                }
+            }
+        }
+        for g in 0..G {
+            for i in 0..D {
+                sums[g][i].store(running.values(g).add(d + i * WIDTH));
             }
         }
     }

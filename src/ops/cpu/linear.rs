@@ -1,11 +1,17 @@
-//! `y[rows, out] = x[rows, in] * w[out, in]^T` over panels.
+//! `y[rows, out] = x[rows, in] * w[out, in]^T` over panels, and what is done with y while it is in registers.
 //!
-//! Every output is one lane, and sees one fused multiply-add per k in ascending order: the same bits for any number of rows, any tile,
-//! any split over threads and any instruction set.
+//! Every output is one lane, and sees its k in ascending order (pairs of k with [`Lanes::dot_bf16`]): the same bits for any number of rows,
+//! any tile, any split over threads, and any instruction set of the same arithmetic.
+//!
+//! Panels are the outer loop, so that weights are read once and in address order; the tiles of rows after the first find the panel in the
+//! second-level cache. With many tiles, a group of panels stays there while all rows go through it.
 
 use super::lanes::{Kernel, Lanes, Part, WIDTH};
-use super::matrix::{Bf16Panels, F16Panels, F32Panels, PANEL, PanelElement, PanelMatrix};
-use super::memory::{SharedMut, at};
+use super::math::silu;
+use super::matrix::{PANEL, PanelMatrix, PanelRows};
+use super::memory::SharedMut;
+use super::operand::{BLOCK_UNITS, Operand, OperandMut, UnitFormat};
+use super::product::{Bf16DotProduct, Bf16Product, F16Product, F32Product, Product};
 use crate::ops::DType;
 
 /// Bytes of panels that many rows go through before the next panels are read: they stay in the second-level cache.
@@ -14,23 +20,65 @@ const GROUP_BYTES: usize = 256 << 10;
 /// Row tiles from which on panels are grouped.
 const GROUP_FROM_TILES: usize = 32;
 
-/// One product. `x` is `[rows, inputs]`, `out` is `[rows, outputs]`, both without gaps.
+/// Most rows of a tile, over all instruction sets.
+const MOST_ROWS: usize = 8;
+
+/// Tiles over which the prefetch of the next panel is spread.
+const PREFETCH_TILES: usize = 4;
+
+/// How far ahead a single tile prefetches.
+const PREFETCH_AHEAD: usize = 16 << 10;
+
+/// Rows from which on memory is prefetched by software. With fewer the arithmetic of a cache line is so short that the hardware's own
+/// prefetcher keeps up, and more instructions cost up to a fifth.
+fn prefetches_from(format: UnitFormat) -> usize {
+    match format {
+        UnitFormat::F32 => 4,
+        UnitFormat::Bf16Pair => 8,
+    }
+}
+
+/// Where the sums go, `[rows, outputs]` without gaps.
+pub(super) enum Output<'a> {
+    /// `out = sums`.
+    Store(SharedMut<'a, f32>),
+    /// `out += sums`.
+    Add(SharedMut<'a, f32>),
+    /// `out = silu(gate) * up` of paired rows, as the next product reads it.
+    SwiGlu(OperandMut<'a>),
+    /// `out = silu(sums)`, as the next product reads it.
+    Silu(OperandMut<'a>),
+}
+
+/// One product.
 pub(super) struct Linear<'a> {
     pub(super) weight: &'a PanelMatrix,
-    pub(super) x: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) out: SharedMut<'a, f32>,
+    pub(super) x: &'a Operand,
+    pub(super) out: Output<'a>,
 }
+
+/// What a tile asks for while it computes.
+#[derive(Clone, Copy)]
+struct Prefetch {
+    from: *const u8,
+    /// Bytes for each block of activations.
+    bytes: usize,
+}
+
+/// The sums of a tile, `[rows][32 outputs]`.
+type Sums = [[f32; PANEL]; MOST_ROWS];
 
 impl Kernel for Linear<'_> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(&self, part: Part) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.weight.dtype() {
-                DType::Bf16 => self.panels::<V, Bf16Panels>(part),
-                DType::F16 => self.panels::<V, F16Panels>(part),
-                DType::F32 => self.panels::<V, F32Panels>(part),
+            match (self.weight.dtype(), self.x.layout().format) {
+                (DType::Bf16, UnitFormat::F32) => self.panels::<V, Bf16Product>(part),
+                (DType::F16, UnitFormat::F32) => self.panels::<V, F16Product>(part),
+                (DType::F32, UnitFormat::F32) => self.panels::<V, F32Product>(part),
+                (DType::Bf16, UnitFormat::Bf16Pair) if V::NATIVE_DOT || cfg!(test) => self.panels::<V, Bf16DotProduct>(part),
+                (dtype, format) => unreachable!("{dtype} weights with activations as {format:?}"),
             }
         }
     }
@@ -38,101 +86,179 @@ impl Kernel for Linear<'_> {
 
 impl Linear<'_> {
     #[inline(always)]
-    unsafe fn panels<V: Lanes, E: PanelElement>(&self, part: Part) {
-        let tiles = self.rows.div_ceil(V::TILE_ROWS);
-        let group = if tiles < GROUP_FROM_TILES { 1 } else { (GROUP_BYTES / self.weight.panel_bytes()).clamp(1, 8) };
+    unsafe fn panels<V: Lanes, P: Product>(&self, part: Part) {
+        let (tiles, panel_bytes) = (self.x.layout().tiles(), self.weight.panel_bytes());
+        let group = if tiles < GROUP_FROM_TILES { 1 } else { (GROUP_BYTES / panel_bytes).clamp(1, 8) };
         let panels = part.range(self.weight.panels());
         for first in panels.clone().step_by(group) {
             for tile in 0..tiles {
-                let rows = Part { index: tile, of: tiles }.range(self.rows);
                 for panel in first..(first + group).min(panels.end) {
+                    let next = panel + group < panels.end;
                     // SAFETY: the caller's promise; a panel's outputs belong to this part only.
-                    unsafe { self.tile_rows::<V, E>(panel, rows.clone()) };
+                    unsafe { self.tile::<V, P>(panel, tile, self.prefetch::<P>((panel, group, next), tile)) };
                 }
             }
         }
+    }
+
+    /// What `tile` of a panel prefetches: its share of the panel a group further on, or, when it is the only one, what lies a bit ahead.
+    #[inline(always)]
+    fn prefetch<P: Product>(&self, (panel, group, next): (usize, usize, bool), tile: usize) -> Prefetch {
+        let (layout, here) = (self.x.layout(), self.weight.panel(panel).as_ptr());
+        let tiles = layout.tiles();
+        let spread = tiles.min(PREFETCH_TILES);
+        if !next || layout.rows < prefetches_from(layout.format) || tile >= spread {
+            return Prefetch { from: here, bytes: 0 };
+        }
+        let bytes = (P::BLOCK_PAIRS * P::PAIR_BYTES / spread).next_multiple_of(64);
+        let blocks = self.weight.inputs().div_ceil(2 * P::BLOCK_PAIRS);
+        let ahead = if tiles == 1 { PREFETCH_AHEAD } else { group * self.weight.panel_bytes() + tile * blocks * bytes };
+        Prefetch { from: here.wrapping_add(ahead), bytes }
     }
 
     /// One panel times one tile of rows, with the number of rows as a constant so that all accumulators are registers.
     #[inline(always)]
-    unsafe fn tile_rows<V: Lanes, E: PanelElement>(&self, panel: usize, rows: std::ops::Range<usize>) {
+    unsafe fn tile<V: Lanes, P: Product>(&self, panel: usize, tile: usize, prefetch: Prefetch) {
+        let rows = self.x.layout().tile(tile);
+        let mut sums = [[0.0; PANEL]; MOST_ROWS];
         // SAFETY: the caller's promise; the guards keep tiles away that the instruction set has no registers for.
         unsafe {
             match rows.len() {
-                1 => self.halves::<V, E, 1>(panel, rows.start),
-                2 => self.halves::<V, E, 2>(panel, rows.start),
-                3 if V::TILE_ROWS >= 3 => self.halves::<V, E, 3>(panel, rows.start),
-                4 if V::TILE_ROWS >= 4 => self.halves::<V, E, 4>(panel, rows.start),
-                5 if V::TILE_ROWS >= 5 => self.halves::<V, E, 5>(panel, rows.start),
-                6 if V::TILE_ROWS >= 6 => self.halves::<V, E, 6>(panel, rows.start),
-                7 if V::TILE_ROWS >= 7 => self.halves::<V, E, 7>(panel, rows.start),
-                8 if V::TILE_ROWS >= 8 => self.halves::<V, E, 8>(panel, rows.start),
+                1 => self.halves::<V, P, 1>(panel, tile, prefetch, &mut sums),
+                2 => self.halves::<V, P, 2>(panel, tile, prefetch, &mut sums),
+                3 if V::TILE_ROWS >= 3 => self.halves::<V, P, 3>(panel, tile, prefetch, &mut sums),
+                4 if V::TILE_ROWS >= 4 => self.halves::<V, P, 4>(panel, tile, prefetch, &mut sums),
+                5 if V::TILE_ROWS >= 5 => self.halves::<V, P, 5>(panel, tile, prefetch, &mut sums),
+                6 if V::TILE_ROWS >= 6 => self.halves::<V, P, 6>(panel, tile, prefetch, &mut sums),
+                7 if V::TILE_ROWS >= 7 => self.halves::<V, P, 7>(panel, tile, prefetch, &mut sums),
+                8 if V::TILE_ROWS >= 8 => self.halves::<V, P, 8>(panel, tile, prefetch, &mut sums),
                 other => unreachable!("a tile has at most {} rows, not {other}", V::TILE_ROWS),
             }
+            for (row, sums) in rows.zip(&sums) {
+                self.finish::<V>(panel, row, sums);
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn halves<V: Lanes, E: PanelElement, const R: usize>(&self, panel: usize, row: usize) {
-        // SAFETY: the caller's promise.
+    unsafe fn halves<V: Lanes, P: Product, const R: usize>(&self, panel: usize, tile: usize, prefetch: Prefetch, sums: &mut Sums) {
+        let (weights, x) = (self.weight.panel(panel).as_ptr(), self.x.tile_units(tile));
+        let pairs = self.weight.inputs().div_ceil(2);
+        // SAFETY: the panel holds all pairs of k, the tile R rows of as many; `linear_to` compared their widths.
         unsafe {
             if V::TILE_VECTORS == 2 {
-                self.tile::<V, E, R, 2>(panel, row, 0);
+                products::<V, P, R, 2>((weights, 0), x, pairs, prefetch, sums);
             } else {
-                self.tile::<V, E, R, 1>(panel, row, 0);
-                self.tile::<V, E, R, 1>(panel, row, 1);
+                products::<V, P, R, 1>((weights, 0), x, pairs, prefetch, sums);
+                products::<V, P, R, 1>((weights, 1), x, pairs, Prefetch { bytes: 0, ..prefetch }, sums);
             }
         }
     }
 
-    /// `R` rows times `16 * H` outputs of a panel, from half `half` on.
+    /// Takes the 32 sums of one row to where they go.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, E: PanelElement, const R: usize, const H: usize>(&self, panel: usize, row: usize, half: usize) {
-        let inputs = self.weight.inputs();
-        let x = at(self.x, row * inputs, R * inputs);
-        let mut weights = self.weight.panel(panel).as_ptr();
-        // SAFETY: `x` holds R rows of `inputs`, the panel holds all pairs of k; both were checked by slicing.
-        let sums = unsafe {
-            let mut sums = [[V::splat(0.0); H]; R];
-            for pair in 0..inputs / 2 {
-                let (mut even, mut odd) = ([V::splat(0.0); H], [V::splat(0.0); H]);
-                for h in 0..H {
-                    (even[h], odd[h]) = E::pair::<V>(weights, half + h);
-                }
-                for r in 0..R {
-                    let x = x.add(r * inputs + 2 * pair);
-                    let (x0, x1) = (V::splat(*x), V::splat(*x.add(1)));
-                    for h in 0..H {
-                        sums[r][h] = odd[h].mul_add(x1, even[h].mul_add(x0, sums[r][h]));
-                    }
-                }
-                weights = weights.add(E::PAIR_BYTES);
-            }
-            if inputs % 2 == 1 {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let last = V::splat(*x.add(r * inputs + inputs - 1));
-                    for (h, sum) in sums.iter_mut().enumerate() {
-                        *sum = E::pair::<V>(weights, half + h).0.mul_add(last, *sum);
-                    }
-                }
-            }
-            sums
-        };
-        for (r, sums) in sums.into_iter().enumerate() {
-            for (h, sum) in sums.into_iter().enumerate() {
-                // SAFETY: `store` checks the place; these outputs belong to this part only.
-                unsafe { self.store(row + r, panel * PANEL + (half + h) * WIDTH, sum) };
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store<V: Lanes>(&self, row: usize, output: usize, sum: V) {
+    unsafe fn finish<V: Lanes>(&self, panel: usize, row: usize, sums: &[f32; PANEL]) {
         let outputs = self.weight.outputs();
-        if output < outputs {
-            let count = WIDTH.min(outputs - output);
-            // SAFETY: `at` checks that the place exists.
-            unsafe { sum.store_first(self.out.at(row * outputs + output, count), count) };
+        // SAFETY: 32 sums; every place is checked, and its values belong to this part only.
+        unsafe {
+            let halves = [V::load(sums.as_ptr()), V::load(sums.as_ptr().add(WIDTH))];
+            if let Output::SwiGlu(out) = &self.out {
+                return out.put(out.layout().place(row), panel * WIDTH, silu(halves[0]).mul(halves[1]));
+            }
+            for (half, sum) in halves.into_iter().enumerate() {
+                let at = panel * PANEL + half * WIDTH;
+                if at >= outputs {
+                    break;
+                }
+                let count = WIDTH.min(outputs - at);
+                match &self.out {
+                    Output::Store(out) => sum.store_first(out.at(row * outputs + at, count), count),
+                    Output::Add(out) => {
+                        let to = out.at(row * outputs + at, count);
+                        V::load_first(to, count).add(sum).store_first(to, count);
+                    }
+                    Output::Silu(out) | Output::SwiGlu(out) => out.put(out.layout().place(row), at, silu(sum)),
+                }
+            }
+        }
+    }
+
+    /// Whether weight, activations and output fit each other.
+    pub(super) fn check(&self) {
+        let (weight, x) = (self.weight, self.x.layout());
+        assert_eq!(x.width, weight.inputs(), "activations of another width than the weights");
+        let (rows, width, paired) = match &self.out {
+            Output::Store(out) | Output::Add(out) => {
+                out.at(0, x.rows * weight.outputs());
+                (x.rows, weight.outputs(), false)
+            }
+            Output::SwiGlu(out) => (out.layout().rows, 2 * out.layout().width, true),
+            Output::Silu(out) => (out.layout().rows, out.layout().width, false),
+        };
+        assert_eq!((rows, width), (x.rows, weight.outputs()), "an output of another shape");
+        assert_eq!(weight.rows() == PanelRows::Paired, paired, "paired rows are for SwiGLU, and only for it");
+    }
+}
+
+/// `R` rows times `16 * H` outputs of a panel, from half `half` on.
+///
+/// # Safety
+/// The panel has `pairs` pairs of k; `x` is a tile of `R` rows with as many; as the methods of [`Lanes`].
+#[inline(always)]
+unsafe fn products<V: Lanes, P: Product, const R: usize, const H: usize>(
+    (weights, half): (*const u8, usize),
+    x: *const u32,
+    pairs: usize,
+    prefetch: Prefetch,
+    out: &mut Sums,
+) {
+    // SAFETY: the caller's promise; prefetched addresses need not be readable.
+    unsafe {
+        let (mut weights, mut x, mut ahead) = (weights, x, prefetch.from);
+        let mut sums = [[V::splat(0.0); H]; R];
+        for _ in 0..pairs / P::BLOCK_PAIRS {
+            for line in (0..prefetch.bytes).step_by(64) {
+                V::prefetch(ahead.wrapping_add(line));
+            }
+            ahead = ahead.wrapping_add(prefetch.bytes);
+            for pair in 0..P::BLOCK_PAIRS {
+                add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
+            }
+            weights = weights.add(P::BLOCK_PAIRS * P::PAIR_BYTES);
+            x = x.add(R * BLOCK_UNITS);
+        }
+        for pair in 0..pairs % P::BLOCK_PAIRS {
+            add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
+        }
+        for r in 0..R {
+            for h in 0..H {
+                sums[r][h].store(out[r].as_mut_ptr().add((half + h) * WIDTH));
+            }
+        }
+    }
+}
+
+/// Adds two k.
+///
+/// # Safety
+/// As [`products`], for one pair.
+#[inline(always)]
+unsafe fn add_pair<V: Lanes, P: Product, const R: usize, const H: usize>(
+    (weights, half): (*const u8, usize),
+    x: *const u32,
+    sums: &mut [[V; H]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut pair = [P::load::<V>(weights, half); H];
+        for h in 1..H {
+            pair[h] = P::load::<V>(weights, half + h);
+        }
+        for r in 0..R {
+            let x = x.add(r * BLOCK_UNITS);
+            for h in 0..H {
+                sums[r][h] = P::add(sums[r][h], pair[h], x);
+            }
         }
     }
 }

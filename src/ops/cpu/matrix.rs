@@ -7,9 +7,12 @@
 //! | f32 | `[k][32 outputs]` | 256 |
 //!
 //! Missing outputs of the last panel and the second k of an odd K are zero. A panel is read from start to end, once a step.
+//!
+//! The rows of a gated feed-forward projection `[gate | up]` are paired: a panel holds 16 outputs of the gate, then the same 16 of `up`, so
+//! that the kernel that has both in registers multiplies them.
 
-use super::lanes::{Lanes, Part};
-use super::memory::{Aligned, SharedMut};
+use super::lanes::{Part, WIDTH};
+use super::memory::{Aligned, Arena, SharedMut};
 use super::pool::ThreadPool;
 use crate::ops::{DType, OpError, TensorData};
 use half::{bf16, f16};
@@ -18,9 +21,39 @@ use std::sync::Mutex;
 /// Outputs in a panel.
 pub(super) const PANEL: usize = 32;
 
+/// Which rows of the source a panel holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PanelRows {
+    /// 32 in their order.
+    Plain,
+    /// 16 of the first half of the rows, then the same 16 of the second half.
+    Paired,
+}
+
+impl PanelRows {
+    /// Number of panels of a matrix with `outputs` rows.
+    fn panels(self, outputs: usize) -> usize {
+        match self {
+            Self::Plain => outputs.div_ceil(PANEL),
+            Self::Paired => (outputs / 2).div_ceil(WIDTH),
+        }
+    }
+
+    /// The row that lies in `lane` of `panel`.
+    fn source(self, panel: usize, lane: usize, outputs: usize) -> Option<usize> {
+        let (row, end) = match self {
+            Self::Plain => (panel * PANEL + lane, outputs),
+            Self::Paired if lane < WIDTH => (panel * WIDTH + lane, outputs / 2),
+            Self::Paired => (outputs / 2 + panel * WIDTH + lane - WIDTH, outputs),
+        };
+        (row < end).then_some(row)
+    }
+}
+
 /// A weight matrix `[outputs, inputs]` in panels.
 pub struct PanelMatrix {
     dtype: DType,
+    rows: PanelRows,
     outputs: usize,
     inputs: usize,
     data: Aligned<u8>,
@@ -31,23 +64,28 @@ impl PanelMatrix {
     ///
     /// # Errors
     /// [`OpError::Allocation`]; [`OpError::Range`] for a finite value beyond f16.
-    pub(super) fn pack(source: &TensorData<'_>, dtype: DType, pool: &ThreadPool) -> Result<Self, OpError> {
+    pub(super) fn pack(
+        source: &TensorData<'_>,
+        dtype: DType,
+        rows: PanelRows,
+        (arena, pool): (&Arena, &ThreadPool),
+    ) -> Result<Self, OpError> {
         let (outputs, inputs) = (source.rows(), source.cols());
-        let panel_bytes = inputs.div_ceil(2) * 2 * PANEL * dtype.bytes();
-        let mut data = Aligned::<u8>::zeroed(outputs.div_ceil(PANEL) * panel_bytes, "weights")?;
+        let (panels, panel_bytes) = (rows.panels(outputs), inputs.div_ceil(2) * 2 * PANEL * dtype.bytes());
+        let mut data = arena.zeroed::<u8>(panels * panel_bytes, "weights")?;
         let (view, failure) = (data.shared(), Mutex::new(None));
         pool.run(&|part: Part| {
-            for panel in part.range(outputs.div_ceil(PANEL)) {
+            for panel in part.range(panels) {
                 // SAFETY: every panel belongs to one part only.
                 let bytes = unsafe { view.slice(panel * panel_bytes, panel_bytes) };
-                if let Err(error) = pack_panel(source, dtype, panel, bytes) {
+                if let Err(error) = pack_panel(source, dtype, (rows, panel), bytes) {
                     *failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
                 }
             }
         });
         match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(Self { dtype, outputs, inputs, data }),
+            None => Ok(Self { dtype, rows, outputs, inputs, data }),
         }
     }
 
@@ -63,8 +101,12 @@ impl PanelMatrix {
         self.inputs
     }
 
+    pub(super) fn rows(&self) -> PanelRows {
+        self.rows
+    }
+
     pub(super) fn panels(&self) -> usize {
-        self.outputs.div_ceil(PANEL)
+        self.rows.panels(self.outputs)
     }
 
     /// Bytes of one panel.
@@ -80,6 +122,7 @@ impl PanelMatrix {
 
     /// Widens row `output` (an embedding) to f32.
     pub(super) fn read_row(&self, output: usize, out: &mut [f32]) {
+        debug_assert_eq!(self.rows, PanelRows::Plain);
         let (panel, lane) = (self.panel(output / PANEL), output % PANEL);
         for (k, value) in out.iter_mut().enumerate() {
             let at = offset(self.dtype, k, lane);
@@ -104,12 +147,13 @@ fn offset(dtype: DType, k: usize, lane: usize) -> usize {
 /// Inputs that are packed together: 32 outputs of them stay in the first-level cache while they are written.
 const PACK_BLOCK: usize = 32;
 
-fn pack_panel(source: &TensorData<'_>, dtype: DType, panel: usize, out: &mut [u8]) -> Result<(), OpError> {
+fn pack_panel(source: &TensorData<'_>, dtype: DType, (rows, panel): (PanelRows, usize), out: &mut [u8]) -> Result<(), OpError> {
     let mut values = [0.0; PACK_BLOCK];
     for from in (0..source.cols()).step_by(PACK_BLOCK) {
-        for lane in 0..PANEL.min(source.rows() - panel * PANEL) {
+        for lane in 0..PANEL {
+            let Some(row) = rows.source(panel, lane, source.rows()) else { continue };
             let values = &mut values[..PACK_BLOCK.min(source.cols() - from)];
-            source.read(panel * PANEL + lane, from, values);
+            source.read(row, from, values);
             match dtype {
                 DType::F32 => scatter(values, |k| offset(dtype, from + k, lane), |v| v.to_le_bytes(), out),
                 DType::Bf16 => scatter(values, |k| offset(dtype, from + k, lane), |v| bf16::from_f32(v).to_le_bytes(), out),
@@ -131,52 +175,6 @@ fn scatter<const N: usize>(values: &[f32], place: impl Fn(usize) -> usize, conve
     for (k, &value) in values.iter().enumerate() {
         let at = place(k);
         out[at..at + N].copy_from_slice(&convert(value));
-    }
-}
-
-/// How the matrix kernel reads a panel.
-pub(super) trait PanelElement {
-    /// Bytes of two k of 32 outputs.
-    const PAIR_BYTES: usize;
-
-    /// The lanes of 16 outputs (`half` 0 or 1 of the panel) for an even k and the odd one after it.
-    ///
-    /// # Safety
-    /// `PAIR_BYTES` must be readable at `pair`; as the methods of [`Lanes`].
-    unsafe fn pair<V: Lanes>(pair: *const u8, half: usize) -> (V, V);
-}
-
-pub(super) struct Bf16Panels;
-pub(super) struct F16Panels;
-pub(super) struct F32Panels;
-
-impl PanelElement for Bf16Panels {
-    const PAIR_BYTES: usize = 128;
-
-    #[inline(always)]
-    unsafe fn pair<V: Lanes>(pair: *const u8, half: usize) -> (V, V) {
-        // SAFETY: 64 bytes a half.
-        unsafe { V::load_bf16_pairs(pair.add(half * 64).cast()) }
-    }
-}
-
-impl PanelElement for F16Panels {
-    const PAIR_BYTES: usize = 128;
-
-    #[inline(always)]
-    unsafe fn pair<V: Lanes>(pair: *const u8, half: usize) -> (V, V) {
-        // SAFETY: 64 bytes a k, 32 of them a half.
-        unsafe { (V::load_f16(pair.add(half * 32).cast()), V::load_f16(pair.add(64 + half * 32).cast())) }
-    }
-}
-
-impl PanelElement for F32Panels {
-    const PAIR_BYTES: usize = 256;
-
-    #[inline(always)]
-    unsafe fn pair<V: Lanes>(pair: *const u8, half: usize) -> (V, V) {
-        // SAFETY: 128 bytes a k, 64 of them a half.
-        unsafe { (V::load(pair.add(half * 64).cast()), V::load(pair.add(128 + half * 64).cast())) }
     }
 }
 

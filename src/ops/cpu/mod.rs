@@ -1,7 +1,7 @@
 //! The CPU backend: panels of weights, pages of keys, one thread pool, SIMD chosen at run time.
 //!
-//! Kernels are written once over sixteen f32 lanes (`lanes`) with one fixed order of operations, so scalar, AVX2 and AVX-512 give the same
-//! bits, for any batch, chunk and number of threads.
+//! Kernels are written once over sixteen f32 lanes (`lanes`) with one fixed order of operations, so all instruction sets give the same bits,
+//! for any batch, chunk and number of threads. There are two arithmetics: bf16 weights widened to f32 (portable), and `vdpbf16ps` (`select`).
 //!
 //! **Architecture invariant:** work is split over outputs (panels, rows, heads), never over a sum.
 
@@ -15,21 +15,28 @@ mod linear;
 mod math;
 mod matrix;
 mod memory;
+mod operand;
 mod pages;
 mod pool;
+mod product;
 mod rope;
+mod select;
 
 pub use matrix::PanelMatrix;
 pub use memory::Aligned;
+pub use operand::Operand;
 pub use pages::Pages;
 pub use rope::RopeTable;
+pub use select::{CpuKernels, KernelsError};
 
 use super::{ATTENTION_TILE, AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm, TensorData};
 use attention::Attention;
-use elementwise::{Activation, NormInput, RmsNorm};
+use elementwise::RmsNorm;
 use lanes::{Isa, Kernel};
-use linear::Linear;
-use memory::SharedMut;
+use linear::{Linear, Output};
+use matrix::PanelRows;
+use memory::{Arena, SharedMut};
+use operand::UnitFormat;
 use pages::{KvBf16, KvElement, KvF16, PageLayout, Store};
 use pool::ThreadPool;
 use rope::QkNormRopeStore;
@@ -40,23 +47,40 @@ pub const MAX_HEAD_DIM: usize = attention::MAX_HEAD_DIM;
 /// The CPU and its threads.
 pub struct CpuBackend {
     isa: Isa,
+    /// Products of bf16 weights and pages by [`lanes::Lanes::dot_bf16`], which has other bits than the rest.
+    dot: bool,
     pool: ThreadPool,
+    weights: Arena,
 }
 
 impl CpuBackend {
-    /// Uses the best instruction set of this CPU and `threads` threads, the caller's included.
+    /// Uses `kernels` with the best instruction set of this CPU, and `threads` threads, the caller's included.
     ///
     /// # Errors
-    /// When the system refuses a thread.
-    pub fn new(threads: usize) -> std::io::Result<Self> {
-        let isa = Isa::available().pop().unwrap_or(Isa::Scalar);
-        Ok(Self { isa, pool: ThreadPool::new(threads)? })
+    /// [`KernelsError`] when the CPU lacks an instruction, or the system refuses a thread.
+    pub fn new(kernels: CpuKernels, threads: usize) -> Result<Self, KernelsError> {
+        let (isa, dot) = kernels.choose()?;
+        let pool = ThreadPool::new(threads).map_err(KernelsError::Threads)?;
+        Ok(Self { isa, dot, pool, weights: Arena::default() })
     }
 
     /// One backend per instruction set this CPU has, slowest first: they must agree bit for bit.
     #[cfg(test)]
-    pub(crate) fn variants(threads: usize) -> Vec<Self> {
-        Isa::available().into_iter().map(|isa| Self { isa, pool: ThreadPool::new(threads).expect("threads") }).collect()
+    pub(crate) fn portable_variants(threads: usize) -> Vec<Self> {
+        Isa::portable().into_iter().map(|isa| Self::forced(isa, false, threads)).collect()
+    }
+
+    /// The arithmetic of `vdpbf16ps`: spelled out in every instruction set, and the instruction itself where the CPU has it. They must
+    /// agree bit for bit.
+    #[cfg(test)]
+    pub(crate) fn dot_variants(threads: usize) -> Vec<Self> {
+        let all = Isa::portable().into_iter().chain(Isa::native_dot());
+        all.map(|isa| Self::forced(isa, true, threads)).collect()
+    }
+
+    #[cfg(test)]
+    fn forced(isa: Isa, dot: bool, threads: usize) -> Self {
+        Self { isa, dot, pool: ThreadPool::new(threads).expect("threads"), weights: Arena::default() }
     }
 
     /// Number of threads.
@@ -69,19 +93,36 @@ impl CpuBackend {
         self.isa.name()
     }
 
+    /// Kernels and instruction set, for the log: `portable avx2`, `avx512-bf16`.
+    pub fn kernels(&self) -> String {
+        if self.dot { self.isa.name().to_string() } else { format!("portable {}", self.isa.name()) }
+    }
+
     fn run(&self, kernel: &impl Kernel) {
         // SAFETY: the instruction set is one of this CPU's; the jobs below give every part its own outputs, and check their pointers.
         self.pool.run(&|part| unsafe { self.isa.run(kernel, part) });
     }
 
-    fn linear_to(&self, weight: &PanelMatrix, x: &[f32], rows: usize, out: SharedMut<'_, f32>) {
-        assert!(x.len() >= rows * weight.inputs(), "activations of {} rows", x.len() / weight.inputs());
-        self.run(&Linear { weight, x, rows, out });
+    /// As [`Self::run`], for work that is split by rows: one row is done at once by the calling thread.
+    fn run_rows(&self, rows: usize, kernel: &impl Kernel) {
+        if rows == 1 {
+            // SAFETY: as in `run`; there is one part.
+            unsafe { self.isa.run(kernel, lanes::Part { index: 0, of: 1 }) };
+        } else {
+            self.run(kernel);
+        }
     }
 
-    fn attend<T: KvElement>(&self, pages: &[T], job: Attention<'_, f32>) {
-        let Attention { qkv, shape, batch, layout, out, .. } = job;
-        self.run(&Attention { qkv, shape, batch, pages, layout, out });
+    fn product(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: Output<'_>) {
+        assert_eq!(x.layout().rows, rows, "other rows than were prepared");
+        let job = Linear { weight, x, out };
+        job.check();
+        self.run(&job);
+    }
+
+    /// How products with matrices stored as `weights` read activations.
+    fn unit_format(&self, weights: DType) -> UnitFormat {
+        if self.dot && weights == DType::Bf16 { UnitFormat::Bf16Pair } else { UnitFormat::F32 }
     }
 }
 
@@ -113,16 +154,22 @@ impl Backend for CpuBackend {
     type Matrix = PanelMatrix;
     type Vector = Vec<f32>;
     type Buffer = Aligned<f32>;
+    type Operand = Operand;
     type Pages = Pages;
     type Rope = RopeTable;
 
-    fn name(&self) -> String {
-        // The instruction set is not part of it: all of them give the same bits.
-        "cpu-f32fma".to_string()
+    fn arithmetic(&self, weights: DType, kv_cache: DType) -> String {
+        // The instruction set is not part of it: all that share an arithmetic give the same bits.
+        let dot = self.dot && [weights, kv_cache].contains(&DType::Bf16);
+        if dot { "cpu-bf16dot".to_string() } else { "cpu-f32fma".to_string() }
     }
 
     fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PanelMatrix, OpError> {
-        PanelMatrix::pack(source, dtype, &self.pool)
+        PanelMatrix::pack(source, dtype, PanelRows::Plain, (&self.weights, &self.pool))
+    }
+
+    fn gate_up_matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PanelMatrix, OpError> {
+        PanelMatrix::pack(source, dtype, PanelRows::Paired, (&self.weights, &self.pool))
     }
 
     fn vector(&self, values: &[f32]) -> Vec<f32> {
@@ -131,6 +178,10 @@ impl Backend for CpuBackend {
 
     fn buffer(&self, rows: usize, width: usize) -> Result<Aligned<f32>, OpError> {
         Aligned::zeroed(rows.saturating_mul(width), "activations")
+    }
+
+    fn operand(&self, rows: usize, width: usize, weights: DType) -> Result<Operand, OpError> {
+        Operand::new(self.unit_format(weights), self.isa.tile_rows(), rows, width)
     }
 
     fn pages(&self, shape: PageShape) -> Result<Pages, OpError> {
@@ -146,18 +197,24 @@ impl Backend for CpuBackend {
         self.pool.run(&|part| matrix::gather(table, batch.tokens(), out, part));
     }
 
-    fn rms_norm(&self, x: &Aligned<f32>, gain: &Vec<f32>, eps: f32, rows: usize, out: &mut Aligned<f32>) {
-        self.run(&RmsNorm { input: NormInput::Plain(x.as_slice()), gain, eps, rows, out: out.shared() });
+    fn rms_norm(&self, x: &Aligned<f32>, (gain, eps): (&Vec<f32>, f32), rows: usize, out: &mut Operand) {
+        self.run_rows(rows, &RmsNorm { x: x.as_slice(), gain, eps, out: out.start(rows, gain.len()) });
     }
 
-    fn add_rms_norm(&self, x: &mut Aligned<f32>, delta: &Aligned<f32>, norm: (&Vec<f32>, f32), rows: usize, out: &mut Aligned<f32>) {
-        let (gain, eps) = norm;
-        let input = NormInput::Sum { x: x.shared(), delta: delta.as_slice() };
-        self.run(&RmsNorm { input, gain, eps, rows, out: out.shared() });
+    fn linear(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: &mut Aligned<f32>) {
+        self.product(weight, x, rows, Output::Store(out.shared()));
     }
 
-    fn linear(&self, weight: &PanelMatrix, x: &Aligned<f32>, rows: usize, out: &mut Aligned<f32>) {
-        self.linear_to(weight, x.as_slice(), rows, out.shared());
+    fn linear_add(&self, weight: &PanelMatrix, x: &Operand, rows: usize, residual: &mut Aligned<f32>) {
+        self.product(weight, x, rows, Output::Add(residual.shared()));
+    }
+
+    fn linear_swiglu(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: &mut Operand) {
+        self.product(weight, x, rows, Output::SwiGlu(out.start(rows, weight.outputs() / 2)));
+    }
+
+    fn linear_silu(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: &mut Operand) {
+        self.product(weight, x, rows, Output::Silu(out.start(rows, weight.outputs())));
     }
 
     fn qk_norm_rope_store(
@@ -174,42 +231,35 @@ impl Backend for CpuBackend {
         let norm = norm.as_ref().map(|n| (n.q.as_slice(), n.k.as_slice(), n.eps));
         let (qkv, layout) = (qkv.shared(), pages.layout());
         match &mut pages.store {
-            Store::F32(v) => self.run(&QkNormRopeStore { qkv, shape, norm, rope, batch, pages: v.shared(), layout }),
+            Store::F32(v) => self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages: v.shared(), layout }),
             Store::Bf16(v) => {
                 let pages = SharedMut::of(cast_mut::<KvBf16>(v));
-                self.run(&QkNormRopeStore { qkv, shape, norm, rope, batch, pages, layout });
+                self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages, layout });
             }
             Store::F16(v) => {
                 let pages = SharedMut::of(cast_mut::<KvF16>(v));
-                self.run(&QkNormRopeStore { qkv, shape, norm, rope, batch, pages, layout });
+                self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages, layout });
             }
         }
     }
 
-    fn paged_attention(&self, qkv: &Aligned<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &Pages, out: &mut Aligned<f32>) {
+    fn paged_attention(&self, qkv: &Aligned<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &Pages, out: &mut Operand) {
         check_shape(shape, pages);
-        let layout: PageLayout = pages.layout();
-        let job = Attention { qkv: qkv.as_slice(), shape, batch, pages: &[], layout, out: out.shared() };
+        let (layout, dot): (PageLayout, bool) = (pages.layout(), self.dot);
+        let (qkv, out) = (qkv.as_slice(), out.start(batch.rows(), shape.q_heads * shape.head_dim));
         match &pages.store {
-            Store::F32(v) => self.attend(v.as_slice(), job),
-            Store::Bf16(v) => self.attend(cast::<KvBf16>(v), job),
-            Store::F16(v) => self.attend(cast::<KvF16>(v), job),
+            Store::F32(v) => self.run(&Attention { qkv, shape, batch, pages: v.as_slice(), layout, dot, out }),
+            Store::Bf16(v) => self.run(&Attention { qkv, shape, batch, pages: cast::<KvBf16>(v), layout, dot, out }),
+            Store::F16(v) => self.run(&Attention { qkv, shape, batch, pages: cast::<KvF16>(v), layout, dot, out }),
         }
     }
 
-    fn swiglu(&self, gate_up: &Aligned<f32>, width: usize, rows: usize, out: &mut Aligned<f32>) {
-        self.run(&Activation { input: gate_up.as_slice(), gated: true, width, rows, out: out.shared() });
-    }
-
-    fn silu(&self, x: &Aligned<f32>, width: usize, rows: usize, out: &mut Aligned<f32>) {
-        self.run(&Activation { input: x.as_slice(), gated: false, width, rows, out: out.shared() });
-    }
-
-    fn logits(&self, head: &PanelMatrix, x: &Aligned<f32>, rows: &[u32], out: &mut [f32]) {
-        let width = head.inputs();
-        let x = x.as_slice();
-        let gathered: Vec<f32> = rows.iter().flat_map(|&r| &x[r as usize * width..][..width]).copied().collect();
-        self.linear_to(head, &gathered, rows.len(), SharedMut::of(out));
+    fn logits(&self, head: &PanelMatrix, x: &Operand, rows: &[u32], out: &mut [f32]) {
+        let all = rows.len() == x.layout().rows && rows.iter().enumerate().all(|(i, &row)| i == row as usize);
+        if all {
+            return self.product(head, x, rows.len(), Output::Store(SharedMut::of(out)));
+        }
+        self.product(head, &x.gather(rows), rows.len(), Output::Store(SharedMut::of(out)));
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -228,5 +278,25 @@ impl Backend for CpuBackend {
     #[cfg(test)]
     fn read(&self, buffer: &Aligned<f32>, count: usize) -> Vec<f32> {
         buffer.as_slice()[..count].to_vec()
+    }
+
+    #[cfg(test)]
+    fn write_operand(&self, operand: &mut Operand, width: usize, values: &[f32]) {
+        let out = operand.start(values.len() / width, width);
+        for (row, values) in values.chunks_exact(width).enumerate() {
+            for k in (0..width).step_by(lanes::WIDTH) {
+                // SAFETY: the scalar lanes need nothing; this is the only writer.
+                unsafe {
+                    let lanes = lanes::Lanes::load_first(values.as_ptr().add(k), width - k);
+                    out.put::<lanes::Scalar>(out.layout().place(row), k, lanes);
+                }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn read_operand(&self, operand: &Operand, rows: usize, width: usize) -> Vec<f32> {
+        assert_eq!((operand.layout().rows, operand.layout().width), (rows, width));
+        (0..rows).flat_map(|row| (0..width).map(move |k| operand.value(row, k))).collect()
     }
 }

@@ -1,7 +1,8 @@
 //! Keys and values of one layer in pages, arranged so that scores need no sum across lanes.
 //!
 //! A block holds, for every kv head, first K as `[block_size / 32 tiles][head_dim][32 positions]` (a lane is a position), then V as
-//! `[block_size][head_dim]` (a lane is a dimension). Blocks of one layer lie one after the other.
+//! `[block_size][head_dim]` (a lane is a dimension); in bf16 two dimensions of K and two positions of V lie together, see [`KvElement`].
+//! Blocks of one layer lie one after the other.
 
 use super::lanes::Lanes;
 use super::memory::Aligned;
@@ -80,33 +81,48 @@ impl PageLayout {
         block * self.block_elements() + 2 * head * self.head_elements() + position / ATTENTION_TILE * ATTENTION_TILE * self.head_dim
     }
 
-    /// V of `position` of the block: `[head_dim]`.
+    /// V of the tile that holds `position` of the block: `[32][head_dim]`.
     #[inline(always)]
-    pub(super) fn value(self, block: usize, head: usize, position: usize) -> usize {
-        block * self.block_elements() + (2 * head + 1) * self.head_elements() + position * self.head_dim
+    pub(super) fn value_tile(self, block: usize, head: usize, position: usize) -> usize {
+        self.key_tile(block, head, position) + self.head_elements()
     }
 }
 
 /// A dtype that keys and values are stored in.
+///
+/// Both are matrices `[sum][lane]`: attention adds over the first index (dimensions of a key, positions of a value) and has the second in
+/// its lanes. With `PAIRED`, two neighbours along the sum lie together, `[sum / 2][lane][2]`.
 pub(super) trait KvElement: Copy + Send + Sync {
+    const PAIRED: bool;
+
+    /// The element nearest to `value`.
     fn narrow(value: f32) -> Self;
-    /// Reads 16 values.
+
+    /// Elements `(sum, lane)` and `(sum + 1, lane)` for 16 lanes, `sum` even, of a matrix of `lanes` lanes.
     ///
     /// # Safety
-    /// 16 values at `from`; as the methods of [`Lanes`].
-    unsafe fn load<V: Lanes>(from: *const Self) -> V;
+    /// The matrix at `from` has these elements; as the methods of [`Lanes`].
+    unsafe fn pair<V: Lanes>(from: *const Self, sum: usize, lane: usize, lanes: usize) -> (V, V);
+
+    /// Place of an element in a matrix of `lanes` lanes.
+    #[inline(always)]
+    fn place(sum: usize, lane: usize, lanes: usize) -> usize {
+        if Self::PAIRED { (sum / 2 * lanes + lane) * 2 + sum % 2 } else { sum * lanes + lane }
+    }
 }
 
 impl KvElement for f32 {
+    const PAIRED: bool = false;
+
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         value
     }
 
     #[inline(always)]
-    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+    unsafe fn pair<V: Lanes>(from: *const Self, sum: usize, lane: usize, lanes: usize) -> (V, V) {
         // SAFETY: the caller's promise.
-        unsafe { V::load(from) }
+        unsafe { (V::load(from.add(sum * lanes + lane)), V::load(from.add((sum + 1) * lanes + lane))) }
     }
 }
 
@@ -115,15 +131,17 @@ impl KvElement for f32 {
 pub(super) struct KvBf16(u16);
 
 impl KvElement for KvBf16 {
+    const PAIRED: bool = true;
+
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         Self(bf16::from_f32(value).to_bits())
     }
 
     #[inline(always)]
-    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+    unsafe fn pair<V: Lanes>(from: *const Self, sum: usize, lane: usize, lanes: usize) -> (V, V) {
         // SAFETY: the caller's promise; the type is a transparent u16.
-        unsafe { V::load_bf16(from.cast()) }
+        unsafe { V::load_bf16_pairs(from.add(sum * lanes + 2 * lane).cast()) }
     }
 }
 
@@ -132,14 +150,16 @@ impl KvElement for KvBf16 {
 pub(super) struct KvF16(u16);
 
 impl KvElement for KvF16 {
+    const PAIRED: bool = false;
+
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         Self(f16::from_f32(value).to_bits())
     }
 
     #[inline(always)]
-    unsafe fn load<V: Lanes>(from: *const Self) -> V {
+    unsafe fn pair<V: Lanes>(from: *const Self, sum: usize, lane: usize, lanes: usize) -> (V, V) {
         // SAFETY: the caller's promise; the type is a transparent u16.
-        unsafe { V::load_f16(from.cast()) }
+        unsafe { (V::load_f16(from.add(sum * lanes + lane).cast()), V::load_f16(from.add((sum + 1) * lanes + lane).cast())) }
     }
 }

@@ -113,17 +113,17 @@ impl<T: KvElement> QkNormRopeStore<'_, T> {
     unsafe fn store_key(&self, block: usize, head: usize, offset: usize, key: &[f32]) {
         let tile = self.pages.at(self.layout.key_tile(block, head, offset), ATTENTION_TILE * key.len());
         for (d, &value) in key.iter().enumerate() {
-            // SAFETY: the tile has room for `head_dim` rows of 32 positions.
-            unsafe { tile.add(d * ATTENTION_TILE + offset % ATTENTION_TILE).write(T::narrow(value)) };
+            // SAFETY: the tile has room for `head_dim` times 32 positions.
+            unsafe { tile.add(T::place(d, offset % ATTENTION_TILE, ATTENTION_TILE)).write(T::narrow(value)) };
         }
     }
 
     #[inline(always)]
     unsafe fn store_value(&self, block: usize, head: usize, offset: usize, value: &[f32]) {
-        let to = self.pages.at(self.layout.value(block, head, offset), value.len());
-        for (d, &value) in value.iter().enumerate() {
-            // SAFETY: room for `head_dim` values was checked.
-            unsafe { to.add(d).write(T::narrow(value)) };
+        let tile = self.pages.at(self.layout.value_tile(block, head, offset), ATTENTION_TILE * value.len());
+        for (d, &narrow) in value.iter().enumerate() {
+            // SAFETY: the tile has room for 32 positions of `head_dim`.
+            unsafe { tile.add(T::place(offset % ATTENTION_TILE, d, value.len())).write(T::narrow(narrow)) };
         }
     }
 }

@@ -5,7 +5,7 @@ use super::fingerprint::{fingerprint, text_hash, weights_hash};
 use super::step::PagedRunner;
 use crate::model::openelm::{Decoder, OpenElmConfig, workspace_values_per_row};
 use crate::model::{LoadError, ModelFiles};
-use crate::ops::cpu::CpuBackend;
+use crate::ops::cpu::{CpuBackend, CpuKernels, KernelsError};
 use crate::ops::{ATTENTION_TILE, Backend, DType};
 use crate::runner::RunnerLimits;
 
@@ -29,6 +29,8 @@ pub struct RunnerOptions {
     pub block_size: usize,
     /// Threads, the engine's own included.
     pub threads: usize,
+    /// Kernels of the CPU backend.
+    pub cpu_kernels: CpuKernels,
     /// Bytes of the KV cache; `None` = a share of what is left.
     pub kv_cache_memory_bytes: Option<u64>,
     /// Bytes this process may use: the container's limit or what the machine has left.
@@ -45,6 +47,7 @@ impl Default for RunnerOptions {
             max_num_batched_tokens: 512,
             block_size: ATTENTION_TILE,
             threads: 1,
+            cpu_kernels: CpuKernels::Auto,
             kv_cache_memory_bytes: None,
             memory_bytes: u64::MAX / 2,
         }
@@ -91,8 +94,14 @@ pub struct ModelInfo {
 /// # Errors
 /// [`LoadError`] naming the file, key or flag.
 pub fn load(files: &ModelFiles, options: &RunnerOptions) -> Result<(PagedRunner<CpuBackend>, ModelInfo), LoadError> {
-    let backend = CpuBackend::new(options.threads).map_err(|e| LoadError::Setup(format!("threads: {e}")))?;
-    let kernels = format!("cpu {} ({} threads)", backend.isa(), backend.threads());
+    let backend = CpuBackend::new(options.cpu_kernels, options.threads).map_err(|error| match error {
+        KernelsError::Missing => {
+            let wanted = format!("{error}: use `auto` or `portable`");
+            LoadError::Option { flag: "cpu-kernels", found: "avx512-bf16".to_string(), wanted }
+        }
+        KernelsError::Threads(_) => LoadError::Setup(error.to_string()),
+    })?;
+    let kernels = format!("cpu {} ({} threads)", backend.kernels(), backend.threads());
     load_on(backend, kernels, files, options)
 }
 
@@ -123,7 +132,7 @@ pub(super) fn load_on<B: Backend>(
         max_num_batched_tokens: options.max_num_batched_tokens,
         vocab_size: config.vocab_size,
     };
-    let name = backend.name();
+    let arithmetic = backend.arithmetic(dtype, kv_dtype);
     let weights = weights_hash(&backend, &files.checkpoint)?;
     let version = env!("CARGO_PKG_VERSION");
     let info = ModelInfo {
@@ -136,7 +145,7 @@ pub(super) fn load_on<B: Backend>(
         fingerprint: fingerprint(&[
             &weights.to_hex(),
             &format!("{config:?}"),
-            &name,
+            &arithmetic,
             &dtype.to_string(),
             &kv_dtype.to_string(),
             version,

@@ -1,7 +1,7 @@
 //! One step: rows packed, the decoder run, the logits of the rows that need them taken in slices and turned into tokens.
 
 use crate::generation::TokenLogprobs;
-use crate::model::openelm::{Decoder, Workspace};
+use crate::model::openelm::{Decoder, StepOp, StepProfile, Workspace};
 use crate::ops::{Backend, DType, OpError, PackedBatch};
 use crate::runner::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlice, StepBatch};
 use crate::sampling::{SampledToken, Sampler, SamplingError, score};
@@ -66,6 +66,11 @@ impl<B: Backend> PagedRunner<B> {
         })
     }
 
+    /// Where the time of the steps went, since it was last reset.
+    pub fn profile(&mut self) -> &mut StepProfile {
+        self.workspace.profile()
+    }
+
     /// Fills every block with NaN before its first use, so that reading what nobody wrote shows in the logits.
     pub fn poison_new_blocks(&mut self) {
         self.poison = true;
@@ -109,7 +114,7 @@ impl<B: Backend> PagedRunner<B> {
         let vocab = self.limits.vocab_size;
         let rows: Vec<u32> = wanted.iter().map(|w| w.row).collect();
         let logits = &mut self.logits[..rows.len() * vocab];
-        self.decoder.logits(&self.workspace, &rows, logits);
+        self.decoder.logits(&mut self.workspace, &rows, logits);
         let lines: Vec<Mutex<&mut [f32]>> = logits.chunks_exact_mut(vocab).map(Mutex::new).collect();
         let samplers = &self.samplers;
         self.decoder.backend().for_each(wanted.len(), &|i| {
@@ -128,6 +133,7 @@ impl<B: Backend> PagedRunner<B> {
                 _ => {}
             }
         });
+        self.workspace.profile().lap(StepOp::Sampling);
     }
 }
 

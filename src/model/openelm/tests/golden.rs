@@ -2,7 +2,7 @@
 
 use crate::model::openelm::{Decoder, OpenElmConfig};
 use crate::model::{ModelFiles, ModelSource};
-use crate::ops::cpu::CpuBackend;
+use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::reference::ReferenceBackend;
 use crate::ops::{Backend, DType, PackedBatch};
 use serde_json::Value;
@@ -87,7 +87,7 @@ impl<B: Backend> Bench<B> {
         self.decoder.forward(&batch, &mut self.pages, &mut ws);
         let rows: Vec<u32> = (0..batch.rows() as u32).collect();
         let mut logits = vec![0.0; rows.len() * self.vocab];
-        self.decoder.logits(&ws, &rows, &mut logits);
+        self.decoder.logits(&mut ws, &rows, &mut logits);
         let mut rows = logits.chunks_exact(self.vocab);
         slices.iter().map(|(_, tokens, _)| rows.by_ref().take(tokens.len()).flatten().copied().collect()).collect()
     }
@@ -115,6 +115,12 @@ pub(super) fn all_logits<B: Backend>(backend: B, files: &ModelFiles, dtype: DTyp
 fn argmax(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
+
+/// Makes a backend.
+type OneBackend = fn() -> CpuBackend;
+
+/// Makes all backends of an arithmetic, with so many threads.
+type Variants = fn(usize) -> Vec<CpuBackend>;
 
 /// What a dtype may differ by from the truth.
 struct Found {
@@ -151,7 +157,7 @@ fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, dtype: DType) -> Fou
 fn f32_logits_equal_the_golden_ones() {
     for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
         let reference = measure(|| ReferenceBackend, name, DType::F32);
-        let cpu = measure(|| CpuBackend::new(2).unwrap(), name, DType::F32);
+        let cpu = measure(|| CpuBackend::new(CpuKernels::Portable, 2).unwrap(), name, DType::F32);
         for (backend, found) in [("reference", reference), ("cpu", cpu)] {
             println!("{name} {backend}: worst {:.2e}, {} of {} argmax", found.worst, found.agreeing, found.positions);
             assert!(found.worst < 2e-5, "{name} {backend}: logits are off by {}", found.worst);
@@ -164,9 +170,13 @@ fn f32_logits_equal_the_golden_ones() {
 fn sixteen_bit_logits_stay_close_to_the_golden_ones() {
     // (model, positions where a bf16 and an f16 run of the original implementation agree with the truth)
     for (name, bf16, f16) in [("tiny-hd64-gqa4", 541, 553), ("tiny-hd32-gqa2", 535, 552)] {
-        for (dtype, limit, agreeing) in [(DType::Bf16, 0.4, bf16), (DType::F16, 0.05, f16)] {
-            let found = measure(|| CpuBackend::new(2).unwrap(), name, dtype);
-            println!("{name} {dtype}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
+        let portable = || CpuBackend::portable_variants(2).pop().expect("one");
+        let dot = || CpuBackend::dot_variants(2).pop().expect("one");
+        let cases: [(DType, OneBackend, f32, usize); 3] =
+            [(DType::Bf16, portable, 0.4, bf16), (DType::Bf16, dot, 0.4, bf16), (DType::F16, portable, 0.05, f16)];
+        for (dtype, backend, limit, agreeing) in cases {
+            let (found, kernels) = (measure(backend, name, dtype), backend().kernels());
+            println!("{name} {dtype} {kernels}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
             assert!(found.worst < limit, "{name} {dtype}: logits are off by {}", found.worst);
             assert!(found.agreeing >= agreeing, "{name} {dtype}: {} of {}", found.agreeing, found.positions);
         }
@@ -178,7 +188,7 @@ fn greedy_sequences_equal_the_golden_ones() {
     for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
         let files = open(name);
         for case in cases(name) {
-            let mut bench = Bench::new(CpuBackend::new(2).unwrap(), &files, DType::F32, 1);
+            let mut bench = Bench::new(CpuBackend::new(CpuKernels::Portable, 2).unwrap(), &files, DType::F32, 1);
             let (vocab, mut length) = (bench.vocab, case.ids.len());
             let mut logits = bench.step(&[(0, &case.ids, 0)]).remove(0);
             for &wanted in &case.greedy {
@@ -198,19 +208,25 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn bits_do_not_depend_on_batch_chunk_threads_or_instruction_set() {
-    for (name, dtype) in [("tiny-hd64-gqa4", DType::F32), ("tiny-hd32-gqa2", DType::Bf16), ("tiny-hd32-gqa2", DType::F16)] {
+    let runs: [(&str, DType, Variants); 4] = [
+        ("tiny-hd64-gqa4", DType::F32, CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", DType::Bf16, CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", DType::F16, CpuBackend::portable_variants),
+        ("tiny-hd64-gqa4", DType::Bf16, CpuBackend::dot_variants),
+    ];
+    for (name, dtype, variants) in runs {
         let files = open(name);
         let prompts: Vec<Vec<u32>> = cases(name).into_iter().map(|case| case.ids).collect();
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).cycle().take(16).collect();
         let alone: Vec<Vec<u32>> =
-            prompts.iter().map(|ids| bits(&all_logits(CpuBackend::new(1).unwrap(), &files, dtype, &[(ids, ids.len())])[0])).collect();
+            prompts.iter().map(|ids| bits(&all_logits(variants(1).pop().expect("one"), &files, dtype, &[(ids, ids.len())])[0])).collect();
         for chunk in [1, 7, 64] {
             for threads in [1, 2, 3] {
-                for cpu in CpuBackend::variants(threads) {
+                for cpu in variants(threads) {
                     if cpu.isa() == "scalar" && chunk != 64 {
                         continue; // without a hardware FMA in the build target this takes minutes
                     }
-                    let what = format!("{name} {dtype} chunk {chunk} {} {threads} threads", cpu.isa());
+                    let what = format!("{name} {dtype} chunk {chunk} {} {threads} threads", cpu.kernels());
                     let sequences: Vec<(&[u32], usize)> = prompts.iter().map(|&ids| (ids, chunk)).collect();
                     for (i, logits) in all_logits(cpu, &files, dtype, &sequences).iter().enumerate() {
                         assert!(bits(logits) == alone[i], "{what}: sequence {i} has other bits");

@@ -24,16 +24,6 @@ macro_rules! both {
     };
 }
 
-/// Eight u16 widened to u32 lanes.
-///
-/// # Safety
-/// AVX2, and 8 values at `from`.
-#[inline(always)]
-unsafe fn widen(from: *const u16) -> __m256i {
-    // SAFETY: the caller's promise.
-    unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())) }
-}
-
 // SAFETY of all blocks below: the type is only used inside `run`, which enables the features; pointers are the caller's promise.
 impl Lanes for Avx2 {
     const TILE_ROWS: usize = 4;
@@ -49,15 +39,6 @@ impl Lanes for Avx2 {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: see above.
         unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let (low, high) = (_mm256_slli_epi32::<16>(widen(from)), _mm256_slli_epi32::<16>(widen(from.add(8))));
-            Self(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
-        }
     }
 
     #[inline(always)]
@@ -151,5 +132,31 @@ impl Lanes for Avx2 {
             let high = _mm256_cmpgt_epi32(limit, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
             Self(_mm256_blendv_ps(fill, self.0, _mm256_castsi256_ps(low)), _mm256_blendv_ps(fill, self.1, _mm256_castsi256_ps(high)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32) {
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_ps(low, self.0);
+            _mm256_storeu_ps(high, self.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let eight = _mm256_max_ps(self.0, self.1);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: a hint; it does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }

@@ -9,6 +9,7 @@ mod avx2;
 mod avx512;
 mod scalar;
 
+use half::bf16;
 pub(super) use scalar::Scalar;
 
 /// Lanes in a vector, whatever the instruction set.
@@ -23,12 +24,12 @@ pub(super) trait Lanes: Copy {
     const TILE_ROWS: usize;
     /// Vectors of outputs in such a tile: 2 = a whole panel of 32.
     const TILE_VECTORS: usize;
+    /// Whether [`Self::dot_bf16`] is one instruction. Elsewhere it is spelled out, for tests.
+    const NATIVE_DOT: bool = false;
 
     unsafe fn splat(value: f32) -> Self;
     /// Reads 16 f32.
     unsafe fn load(from: *const f32) -> Self;
-    /// Reads 16 bf16.
-    unsafe fn load_bf16(from: *const u16) -> Self;
     /// Reads 16 f16.
     unsafe fn load_f16(from: *const u16) -> Self;
     /// Reads 32 bf16: the even-numbered ones and the odd-numbered ones.
@@ -51,6 +52,63 @@ pub(super) trait Lanes: Copy {
     unsafe fn exp2_integer(self) -> Self;
     /// Keeps the first `count` lanes, the others become `fill`.
     unsafe fn keep_first(self, count: usize, fill: f32) -> Self;
+
+    /// Adds the products of two pairs of bf16 to each lane: `self + pairs.odd * x.odd`, then `+ pairs.even * x.even`, each rounded once.
+    /// `pairs` and `x` hold two bf16 a lane, the even one in the low half. This is what `vdpbf16ps` computes, but that the instruction
+    /// takes denormal inputs and results as 0.
+    #[inline(always)]
+    unsafe fn dot_bf16(self, pairs: Self, x: Self) -> Self {
+        let split = |v: f32| (f32::from_bits(v.to_bits() << 16), f32::from_bits(v.to_bits() & 0xffff_0000));
+        // SAFETY: arrays of 16 values.
+        unsafe {
+            let (mut sums, pairs, x) = (self.to_array(), pairs.to_array(), x.to_array());
+            for i in 0..WIDTH {
+                let ((even, odd), (x_even, x_odd)) = (split(pairs[i]), split(x[i]));
+                sums[i] = even.mul_add(x_even, odd.mul_add(x_odd, sums[i]));
+            }
+            Self::load(sums.as_ptr())
+        }
+    }
+
+    /// Of two bf16 a lane, keeps the even one and makes the odd one 0.
+    #[inline(always)]
+    unsafe fn even_bf16(self) -> Self {
+        // SAFETY: arrays of 16 values.
+        unsafe { Self::load(self.to_array().map(|pair| f32::from_bits(pair.to_bits() & 0xffff)).as_ptr()) }
+    }
+
+    /// Writes 16 bf16, rounded to nearest even.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        // SAFETY: the caller promises room for 16 values.
+        unsafe {
+            for (i, value) in self.to_array().into_iter().enumerate() {
+                to.add(i).write_unaligned(bf16::from_f32(value).to_bits());
+            }
+        }
+    }
+
+    /// Writes the first 8 lanes and the last 8.
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32) {
+        // SAFETY: the caller promises room for 8 values each.
+        unsafe {
+            let values = self.to_array();
+            std::ptr::copy_nonoverlapping(values.as_ptr(), low, WIDTH / 2);
+            std::ptr::copy_nonoverlapping(values.as_ptr().add(WIDTH / 2), high, WIDTH / 2);
+        }
+    }
+
+    /// The largest lane; which of two zeros, and whether a NaN comes through, is open.
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        // SAFETY: an array of 16 values.
+        unsafe { self.to_array() }.iter().fold(f32::NEG_INFINITY, |a, &b| if a > b { a } else { b })
+    }
+
+    /// Asks for the cache line at `from`, which need not be readable, to be brought into the second-level cache.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
 
     /// All lanes as an array.
     #[inline(always)]
@@ -101,12 +159,6 @@ pub(super) fn sum_tree(mut lanes: [f32; WIDTH]) -> f32 {
     lanes[0]
 }
 
-/// Largest of 16 lanes.
-#[inline(always)]
-pub(super) fn max_tree(lanes: [f32; WIDTH]) -> f32 {
-    lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if a > b { a } else { b })
-}
-
 /// Which part of a job a thread does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
@@ -139,11 +191,14 @@ pub(super) enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with `vdpbf16ps`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
-    /// All that this machine can run, slowest first.
-    pub(super) fn available() -> Vec<Self> {
+    /// All that this machine can run and that give the same bits, slowest first.
+    pub(super) fn portable() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut found = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
@@ -160,6 +215,26 @@ impl Isa {
         found
     }
 
+    /// AVX-512 with `vdpbf16ps`, if this machine has it.
+    pub(super) fn native_dot() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if Self::portable().contains(&Self::Avx512) && is_x86_feature_detected!("avx512bf16") {
+            return Some(Self::Avx512Bf16);
+        }
+        None
+    }
+
+    /// Rows of a tile of the matrix kernel, [`Lanes::TILE_ROWS`].
+    pub(super) fn tile_rows(self) -> usize {
+        match self {
+            Self::Scalar => Scalar::TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Avx512Bf16 => avx512::Avx512::<false>::TILE_ROWS,
+        }
+    }
+
     /// The name in logs.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -168,13 +243,15 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => "avx512-bf16",
         }
     }
 
     /// Does `part` of `kernel` with this instruction set.
     ///
     /// # Safety
-    /// As [`Kernel::run`]; `self` must come from [`Self::available`].
+    /// As [`Kernel::run`]; `self` must come from [`Self::portable`] or [`Self::native_dot`].
     pub(super) unsafe fn run<K: Kernel>(self, kernel: &K, part: Part) {
         // SAFETY: the caller's promise covers both the instruction set and the kernel's own conditions.
         unsafe {
@@ -184,6 +261,8 @@ impl Isa {
                 Self::Avx2 => avx2::run(kernel, part),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 => avx512::run(kernel, part),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512Bf16 => avx512::run_bf16(kernel, part),
             }
         }
     }

@@ -29,12 +29,6 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: the caller promises 16 values.
-        Self(std::array::from_fn(|i| bf16::from_bits(unsafe { from.add(i).read_unaligned() }).to_f32()))
-    }
-
-    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: the caller promises 16 values.
         Self(std::array::from_fn(|i| f16::from_bits(unsafe { from.add(i).read_unaligned() }).to_f32()))

@@ -1,0 +1,245 @@
+//! Activations as the matrix kernel reads them: prepared once by whatever computes them, in tiles of rows.
+//!
+//! A *unit* is 4 bytes of one row: one f32, or two neighbouring bf16. A *block* is 8 units, and the rows of a tile lie together:
+//! `[tile][block][rows of the tile][8 units]`, so that a tile is read from start to end. Tiles are balanced (17 rows in tiles of at most 8
+//! are 5, 6 and 6), contiguous (no stride that falls into few sets of the first-level cache) and padded with zeros to 16 values a row.
+
+use super::lanes::{Lanes, Part, WIDTH};
+use super::memory::{Aligned, SharedMut, at};
+use crate::ops::OpError;
+
+/// Units in a block.
+pub(super) const BLOCK_UNITS: usize = 8;
+
+/// What a unit holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnitFormat {
+    /// One f32.
+    F32,
+    /// Two bf16, the even one in the low half.
+    Bf16Pair,
+}
+
+impl UnitFormat {
+    /// Blocks of a row of `width` values, whole vectors of 16.
+    fn blocks(self, width: usize) -> usize {
+        let vectors = width.div_ceil(WIDTH);
+        match self {
+            Self::F32 => 2 * vectors,
+            Self::Bf16Pair => vectors,
+        }
+    }
+}
+
+/// How the rows of one use lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OperandLayout {
+    pub(super) format: UnitFormat,
+    pub(super) rows: usize,
+    /// Values in a row.
+    pub(super) width: usize,
+    /// Most rows of a tile.
+    tile_rows: usize,
+}
+
+/// Where a row lies: the unit it starts at, and the units from one of its blocks to the next.
+#[derive(Clone, Copy)]
+pub(super) struct RowPlace {
+    start: usize,
+    stride: usize,
+}
+
+impl OperandLayout {
+    /// Number of tiles.
+    pub(super) fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.tile_rows)
+    }
+
+    /// Rows of tile `index`.
+    pub(super) fn tile(&self, index: usize) -> std::ops::Range<usize> {
+        Part { index, of: self.tiles() }.range(self.rows)
+    }
+
+    fn blocks(&self) -> usize {
+        self.format.blocks(self.width)
+    }
+
+    fn units(&self) -> usize {
+        self.rows * self.blocks() * BLOCK_UNITS
+    }
+
+    /// Where `row` lies.
+    pub(super) fn place(&self, row: usize) -> RowPlace {
+        let guess = row * self.tiles() / self.rows;
+        // Rounding may put the guess one tile too low.
+        let tile = if self.tile(guess).end > row { self.tile(guess) } else { self.tile(guess + 1) };
+        let start = (tile.start * self.blocks() + row - tile.start) * BLOCK_UNITS;
+        RowPlace { start, stride: tile.len() * BLOCK_UNITS }
+    }
+}
+
+/// Prepared activations; which rows and how wide is said by the last use that wrote them.
+pub struct Operand {
+    layout: OperandLayout,
+    units: Aligned<u32>,
+}
+
+impl Operand {
+    /// Room for `rows` rows of at most `width` values.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    pub(super) fn new(format: UnitFormat, tile_rows: usize, rows: usize, width: usize) -> Result<Self, OpError> {
+        let units = rows.saturating_mul(format.blocks(width) * BLOCK_UNITS);
+        let layout = OperandLayout { format, rows: 0, width, tile_rows };
+        Ok(Self { layout, units: Aligned::zeroed(units, "activations")? })
+    }
+
+    /// How the rows lie that were written last.
+    pub(super) fn layout(&self) -> OperandLayout {
+        self.layout
+    }
+
+    /// To write `rows` rows of `width` values, which replace what was there.
+    pub(super) fn start(&mut self, rows: usize, width: usize) -> OperandMut<'_> {
+        self.layout = OperandLayout { rows, width, ..self.layout };
+        let units = self.units.shared();
+        units.at(0, self.layout.units());
+        OperandMut { layout: self.layout, units }
+    }
+
+    /// The units of tile `index`.
+    #[inline(always)]
+    pub(super) fn tile_units(&self, index: usize) -> *const u32 {
+        let (rows, row_units) = (self.layout.tile(index), self.layout.blocks() * BLOCK_UNITS);
+        at(self.units.as_slice(), rows.start * row_units, rows.len() * row_units)
+    }
+
+    /// The given rows as an operand of their own.
+    ///
+    /// # Panics
+    /// When memory is refused, as a vector does.
+    pub(super) fn gather(&self, rows: &[u32]) -> Self {
+        let gathered = Self::new(self.layout.format, self.layout.tile_rows, rows.len(), self.layout.width);
+        let mut gathered = gathered.unwrap_or_else(|refused| panic!("{refused}"));
+        let to = gathered.start(rows.len(), self.layout.width);
+        for (row, &from) in rows.iter().enumerate() {
+            let (from, place) = (self.layout.place(from as usize), to.layout.place(row));
+            for block in 0..self.layout.blocks() {
+                let source = &self.units.as_slice()[from.start + block * from.stride..][..BLOCK_UNITS];
+                // SAFETY: nobody else has this memory yet.
+                unsafe { to.units.slice(place.start + block * place.stride, BLOCK_UNITS) }.copy_from_slice(source);
+            }
+        }
+        gathered
+    }
+
+    /// Value `k` of `row`.
+    #[cfg(test)]
+    pub(super) fn value(&self, row: usize, k: usize) -> f32 {
+        let (place, per_block) = (self.layout.place(row), if self.layout.format == UnitFormat::F32 { 8 } else { 16 });
+        let block = &self.units.as_slice()[place.start + k / per_block * place.stride..][..BLOCK_UNITS];
+        match self.layout.format {
+            UnitFormat::F32 => f32::from_bits(block[k % 8]),
+            UnitFormat::Bf16Pair => f32::from_bits(block[k % 16 / 2] >> (16 * (k % 2)) << 16),
+        }
+    }
+}
+
+/// An operand being written, by several threads at once, each its own values.
+#[derive(Clone, Copy)]
+pub(super) struct OperandMut<'a> {
+    layout: OperandLayout,
+    units: SharedMut<'a, u32>,
+}
+
+impl OperandMut<'_> {
+    pub(super) fn layout(&self) -> OperandLayout {
+        self.layout
+    }
+
+    /// Prefetches the blocks of the row at `place`.
+    ///
+    /// # Safety
+    /// As the methods of [`Lanes`].
+    #[inline(always)]
+    pub(super) unsafe fn prefetch<V: Lanes>(&self, place: RowPlace) {
+        for block in 0..self.layout.blocks() {
+            // SAFETY: the caller's promise.
+            unsafe { V::prefetch(self.units.at(place.start + block * place.stride, BLOCK_UNITS).cast()) };
+        }
+    }
+
+    /// Writes values `k..k + 16` of the row at `place`, rounded to the format; `k` is a multiple of 16, and lanes beyond the width become 0.
+    ///
+    /// # Safety
+    /// As the methods of [`Lanes`]; the values belong to the caller's part only.
+    #[inline(always)]
+    pub(super) unsafe fn put<V: Lanes>(&self, place: RowPlace, k: usize, values: V) {
+        debug_assert!(k.is_multiple_of(WIDTH) && k < self.layout.width);
+        // SAFETY: `at` checks both places; the rest is the caller's promise.
+        unsafe {
+            let rest = self.layout.width - k;
+            let values = if rest < WIDTH { values.keep_first(rest, 0.0) } else { values };
+            match self.layout.format {
+                UnitFormat::F32 => {
+                    let low = place.start + k / BLOCK_UNITS * place.stride;
+                    let (low, high) = (self.units.at(low, BLOCK_UNITS), self.units.at(low + place.stride, BLOCK_UNITS));
+                    values.store_halves(low.cast(), high.cast());
+                }
+                UnitFormat::Bf16Pair => values.store_bf16(self.units.at(place.start + k / WIDTH * place.stride, BLOCK_UNITS).cast()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lanes::Scalar;
+    use super::*;
+
+    fn filled(format: UnitFormat, rows: usize, width: usize) -> Operand {
+        let mut operand = Operand::new(format, 8, rows, width).unwrap();
+        let to = operand.start(rows, width);
+        for row in 0..rows {
+            for k in (0..width).step_by(WIDTH) {
+                let values: [f32; WIDTH] = std::array::from_fn(|i| (row % 8 * 16 + (k + i) % 16) as f32);
+                // SAFETY: the scalar lanes need nothing; this is the only writer.
+                unsafe { to.put(to.layout().place(row), k, Scalar::load(values.as_ptr())) };
+            }
+        }
+        operand
+    }
+
+    #[test]
+    fn every_value_is_found_where_it_was_put() {
+        for format in [UnitFormat::F32, UnitFormat::Bf16Pair] {
+            for (rows, width) in [(1, 1), (1, 16), (2, 17), (5, 40), (8, 96), (9, 33), (17, 64)] {
+                let operand = filled(format, rows, width);
+                for (row, k) in (0..rows).flat_map(|row| (0..width).map(move |k| (row, k))) {
+                    assert_eq!(operand.value(row, k), (row % 8 * 16 + k % 16) as f32, "{format:?} {rows}x{width} at {row} {k}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_are_balanced_and_cover_all_rows() {
+        for rows in 1..70 {
+            let layout = OperandLayout { format: UnitFormat::F32, rows, width: 16, tile_rows: 8 };
+            let lengths: Vec<usize> = (0..layout.tiles()).map(|i| layout.tile(i).len()).collect();
+            assert_eq!(lengths.iter().sum::<usize>(), rows);
+            assert!(lengths.iter().all(|&n| n <= 8 && n + 1 >= rows / layout.tiles()), "{rows}: {lengths:?}");
+        }
+    }
+
+    #[test]
+    fn gathered_rows_keep_their_values() {
+        for format in [UnitFormat::F32, UnitFormat::Bf16Pair] {
+            let gathered = filled(format, 20, 40).gather(&[19, 0, 7]);
+            for (row, from) in [(0, 19), (1, 0), (2, 7)] {
+                assert!((0..40).all(|k| gathered.value(row, k) == (from % 8 * 16 + k % 16) as f32));
+            }
+        }
+    }
+}
