@@ -300,6 +300,27 @@ mod a_running_server {
     }
 
     #[test]
+    fn can_be_measured_by_its_address_and_failures_count() {
+        let server = Server::start(&["--api-key", "sk-right"]);
+        let url = format!("http://{}", server.address);
+        let measure = |key: &str, prompt_tokens: &str| {
+            let arguments = ["bench", "--url", &url, "--rounds", "1", "--http", "2", "--http-output-tokens", "4", "--api-key", key];
+            run(&[&arguments[..], &["--http-prompt-tokens", prompt_tokens]].concat(), &[])
+        };
+        let good = measure("sk-right", "8");
+        assert_eq!(good.status, Some(0), "{}", good.err);
+        assert!(good.out.contains(&url) && good.out.contains("HTTP 2 clients") && !good.out.contains("limit:"), "{}", good.out);
+        let too_long = measure("sk-right", "4000");
+        assert_eq!(too_long.status, Some(1));
+        assert!(too_long.err.contains("error: 4 HTTP requests failed") && too_long.out.contains("4 requests failed"), "{}", too_long.err);
+        let wrong = measure("sk-wrong", "8");
+        assert_eq!((wrong.status, wrong.out.as_str()), (Some(1), ""));
+        assert!(wrong.err.contains("status 401"), "{}", wrong.err);
+        server.signal("TERM");
+        assert_eq!(server.end().0, Some(0));
+    }
+
+    #[test]
     fn a_directory_without_a_tokenizer_is_refused_unless_told() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         for file in ["config.json", "generation_config.json", "model.safetensors"] {
@@ -317,6 +338,87 @@ mod a_running_server {
             assert_eq!(ids_only, arguments.len() == 1, "{}", server.banner);
             server.signal("TERM");
             assert_eq!(server.end().0, Some(0));
+        }
+    }
+}
+
+mod a_measurement {
+    use super::*;
+    use serde_json::Value;
+
+    const TINY: [&str; 16] = [
+        "--rounds",
+        "1",
+        "--prefill",
+        "32",
+        "--batch",
+        "1,2",
+        "--context",
+        "16",
+        "--http",
+        "1",
+        "--http-prompt-tokens",
+        "8",
+        "--http-output-tokens",
+        "4",
+        "--threads",
+        "1",
+    ];
+
+    /// Every median of `value`, with the path to it.
+    fn medians(value: &Value, path: &str, found: &mut Vec<(String, f64)>) {
+        if let Some(median) = value.get("median") {
+            found.push((path.to_owned(), median.as_f64().unwrap_or(f64::NAN)));
+        }
+        if let Value::Object(entries) = value {
+            entries.iter().for_each(|(key, value)| medians(value, &format!("{path}/{key}"), found));
+        }
+        if let Value::Array(entries) = value {
+            entries.iter().for_each(|value| medians(value, path, found));
+        }
+    }
+
+    #[test]
+    fn of_the_demo_model_fills_table_json_and_plot() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let arguments = [&["bench"], &TINY[..], &["--output-json", "out.json", "--output-svg", "out.svg"]].concat();
+        let ended = run_in(directory.path(), &arguments, &[("OPENELM_API_KEY", "unused")]);
+        assert_eq!(ended.status, Some(0), "{}", ended.err);
+        assert!(ended.err.lines().all(|line| line.starts_with("bench: ")), "{}", ended.err);
+        for part in ["openelm-server 0", "limit: f32 FMA", "prefill 32", "decode 2 at 16", "HTTP 1 clients, first token p99"] {
+            assert!(ended.out.contains(part), "{part} in {}", ended.out);
+        }
+        let text = fs::read_to_string(directory.path().join("out.json")).expect("written");
+        let report: Value = serde_json::from_str(&text).expect("JSON");
+        let mut found = Vec::new();
+        medians(&report, "", &mut found);
+        assert!(found.len() > 15 && found.iter().all(|(_, median)| *median > 0.0), "{found:?}");
+        for key in ["read_gb_per_s", "f32_fma_gflops"] {
+            assert!(found.iter().any(|(path, _)| path == &format!("/limits/{key}")), "{key} in {found:?}");
+        }
+        let lengths = ["prefill", "decode", "http"].map(|part| report[part].as_array().map_or(0, Vec::len));
+        assert_eq!((lengths, &report["http"][0]["errors"], &report["schema"]), ([1, 2, 1], &0.into(), &1.into()));
+        let plot = fs::read_to_string(directory.path().join("out.svg")).expect("written");
+        assert!(plot.starts_with("<svg") && plot.contains("sequences in a step"));
+    }
+
+    #[test]
+    fn of_what_cannot_be_names_the_flag() {
+        for (arguments, status, part) in [
+            (&["--batch", "1,x"][..], 2, "--batch"),
+            (&["--port", "x"], 2, "--port"),
+            (&["--context", "100000"], 1, "--context 100000"),
+            (&["--prefill", "100000"], 1, "--prefill 100000"),
+            (&["--http-prompt-tokens", "100000"], 1, "--http-prompt-tokens 100000"),
+            (&["--output-svg", "no/such/file.svg"], 1, "--output-svg no/such/file.svg"),
+            (&["--url", "https://127.0.0.1:1"], 1, "--url https://127.0.0.1:1"),
+            (&["--url", "http://127.0.0.1:1"], 1, "--url http://127.0.0.1:1"),
+            (&["--max-num-batched-tokens", "2", "--batch", "4", "--prefill", "none"], 1, "--max-num-batched-tokens"),
+            (&["--kv-cache-memory-bytes", "4MiB", "--batch", "512"], 1, "--kv-cache-memory-bytes"),
+        ] {
+            let ended = run(&[&["bench", "--rounds", "1"], arguments].concat(), &[]);
+            assert_eq!((ended.status, ended.out.as_str()), (Some(status), ""), "{arguments:?}: {}", ended.err);
+            assert!(ended.err.contains(part), "{part} in {}", ended.err);
         }
     }
 }

@@ -5,12 +5,13 @@
 //!
 //! **Architecture invariant:** this is the only place that composes the layers, and the only one that prints.
 
+mod bench;
 mod healthcheck;
 mod serve;
 
-use crate::config::{ConfigError, Environment, Flags, Resolved, flags, load};
+use crate::config::{Config, ConfigError, Environment, Flags, Resolved, flags, load};
 use crate::server::openapi::document_yaml;
-use clap::{ArgMatches, Command};
+use clap::{ArgMatches, Args as _, Command, FromArgMatches as _};
 use std::ffi::OsString;
 use std::io::{ErrorKind as IoErrorKind, Write};
 use std::process::ExitCode;
@@ -52,18 +53,33 @@ fn dispatch(arguments: Vec<OsString>, environment: &dyn Environment) -> Result<(
     match matches.subcommand() {
         Some(("openapi", _)) => Ok(print(&document_yaml().map_err(anyhow::Error::msg)?)?),
         Some(("healthcheck", matches)) => Ok(healthcheck::run(&load(&Flags::from_matches(matches), environment)?.config)?),
+        Some(("bench", matches)) => bench(matches, environment),
         Some((_, matches)) => serve(matches, environment),
         None => serve(&matches, environment),
     }
 }
 
 fn serve(matches: &ArgMatches, environment: &dyn Environment) -> Result<(), Failure> {
+    with_config(matches, environment, serve::run)
+}
+
+fn bench(matches: &ArgMatches, environment: &dyn Environment) -> Result<(), Failure> {
+    let options = bench::Options::from_arg_matches(matches)?;
+    with_config(matches, environment, |config| bench::run(config, &options))
+}
+
+/// Runs `command` with the configuration, or prints the latter where that is what was asked.
+fn with_config(
+    matches: &ArgMatches,
+    environment: &dyn Environment,
+    command: impl FnOnce(&Config) -> anyhow::Result<()>,
+) -> Result<(), Failure> {
     let flags = Flags::from_matches(matches);
     let resolved: Resolved = load(&flags, environment)?;
     if flags.check_config {
         return Ok(print(&resolved.to_toml())?);
     }
-    Ok(serve::run(&resolved.config)?)
+    Ok(command(&resolved.config)?)
 }
 
 /// Every flag stands at the top as well as behind `serve`, which is the default.
@@ -72,6 +88,10 @@ fn command() -> Command {
     let healthcheck = Command::new("healthcheck")
         .about("Ask the server whether it is ready; status 0 if so. It sees variables and file, not the flags of the server")
         .args(flags());
+    let bench = Command::new("bench")
+        .about("Measure prefill, decode and HTTP beside this machine's own limits; takes the flags of serve")
+        .args(flags())
+        .arg(Flags::model_argument());
     Command::new("openelm-server")
         .about("An OpenAI-compatible inference server for OpenELM models")
         .version(env!("CARGO_PKG_VERSION"))
@@ -79,6 +99,7 @@ fn command() -> Command {
         .args(flags())
         .args_conflicts_with_subcommands(true)
         .subcommand(serve)
+        .subcommand(bench::Options::augment_args(bench))
         .subcommand(healthcheck)
         .subcommand(Command::new("openapi").about("Print the OpenAPI description of the server as YAML"))
 }
@@ -87,6 +108,7 @@ const EXAMPLES: &str = "\
 Examples:
   openelm-server                                the demo model on http://127.0.0.1:8000
   openelm-server serve DIR --port 9000          a checkpoint from a directory
+  openelm-server bench DIR --output-svg p.svg   how fast it is here, and how fast it could be
   OPENELM_API_KEY=… openelm-server --host 0.0.0.0";
 
 /// Prints `text` to standard output. A reader that has gone away (`| head`) wants no more, and no error.

@@ -13,7 +13,8 @@ use crate::config::host::HostResources;
 use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::engine::{Engine, EngineHandle};
 use crate::model::ModelFiles;
-use crate::runner::paged::{self, ModelInfo};
+use crate::ops::cpu::CpuBackend;
+use crate::runner::paged::{self, ModelInfo, PagedRunner};
 use crate::server::{self, AppState, ModelCard, ServerOptions};
 use crate::telemetry::logging::{self, Format};
 use crate::telemetry::metrics::{CacheConfig, Metrics};
@@ -40,7 +41,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         memory_available_bytes = host.memory_available_bytes,
         "resources"
     );
-    let (state, info) = load(config, host)?;
+    let (state, info) = start(config, load(config, host)?)?;
     let startup = started.elapsed();
     state.metrics.set_startup(startup);
     tracing::info!(startup_seconds = startup.as_secs_f64(), url, model = config.served_model_names[0], "ready");
@@ -53,7 +54,8 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
+/// Sends the log where the configuration says.
+pub(super) fn start_log(config: &Config) -> anyhow::Result<()> {
     let color = std::io::stderr().is_terminal() && !config::no_color();
     let format = match config.log_format {
         LogFormat::Json => Format::Json,
@@ -70,13 +72,30 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
     Ok(logging::init(level, format)?)
 }
 
-/// Everything up to the state that the routes share.
-fn load(config: &Config, host: HostResources) -> anyhow::Result<(AppState, ModelInfo)> {
+/// A model in memory, with its text side.
+pub(super) struct Loaded {
+    /// What it was read from.
+    pub(super) files: ModelFiles,
+    text: Text,
+    /// What computes.
+    pub(super) runner: PagedRunner<CpuBackend>,
+    /// What it says of itself.
+    pub(super) info: ModelInfo,
+}
+
+/// Reads files, tokenizer and weights, and allocates the KV cache.
+pub(super) fn load(config: &Config, host: HostResources) -> anyhow::Result<Loaded> {
     let files = model::open(config)?;
     let text = Text::choose(config, &files)?;
     let (runner, info) = paged::load(&files, &model::runner_options(config, host))?;
     text.check_vocabulary(&files, info.vocab_size)?;
     log_model(config, &files, &info, &text);
+    Ok(Loaded { files, text, runner, info })
+}
+
+/// Starts the engine on a model, up to the state that the routes share.
+pub(super) fn start(config: &Config, model: Loaded) -> anyhow::Result<(AppState, ModelInfo)> {
+    let Loaded { files, text, runner, info } = model;
     let defaults = model::generation_defaults(config, &files, &info, text.tokenizer.as_deref())?;
     let metrics = Metrics::new(&config.served_model_names[0]);
     metrics.set_cache_config(CacheConfig {

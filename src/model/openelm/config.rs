@@ -128,6 +128,18 @@ impl OpenElmConfig {
         self.tensors().iter().map(|(_, shape, _)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
     }
 
+    /// Parameters of the matrices that every row of a step is multiplied with: those of all layers, without embedding and head.
+    pub fn layer_matrix_parameters(&self) -> u64 {
+        let tensors = self.tensors();
+        let matrices = tensors.iter().filter(|(name, shape, _)| shape.len() == 2 && name.starts_with("transformer.layers."));
+        matrices.map(|(_, shape, _)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    }
+
+    /// Parameters of the head, with which only rows are multiplied whose logits are wanted.
+    pub fn head_parameters(&self) -> u64 {
+        (self.vocab_size * self.model_dim) as u64
+    }
+
     /// Values of K and V that one token keeps over all layers.
     pub fn kv_values_per_token(&self) -> usize {
         self.layers.iter().map(|layer| 2 * layer.kv_heads * self.head_dim).sum()

@@ -11,6 +11,7 @@
 mod attention;
 mod elementwise;
 mod lanes;
+pub mod limits;
 mod linear;
 mod math;
 mod matrix;

@@ -1,0 +1,188 @@
+//! `openelm-server bench`: prefill, decode and HTTP load of a model on this machine, each beside the machine's own limits in the same run.
+//!
+//! [`run`] measures in this order: limits → prefill → decode, on the runner itself → the server under load, with the same runner in its
+//! engine. A round of limits comes just before each round of anything; shares are of the round before, figures are medians over rounds.
+//!
+//! Standard output gets the table and nothing else; progress goes to standard error. Files are written when all is measured, so an
+//! interrupted run leaves nothing behind.
+//!
+//! Not here: time to start and memory, which need a process from outside (`benches/start.py`).
+
+mod http;
+mod machine;
+mod meter;
+mod options;
+mod panel;
+mod plot;
+mod report;
+#[cfg(test)]
+mod sample;
+mod sequences;
+mod statistics;
+mod steps;
+mod table;
+mod work;
+
+pub(super) use options::Options;
+
+use super::serve::{self, Loaded};
+use crate::config::host::HostResources;
+use crate::config::{Config, LogLevel};
+use crate::model::openelm::OpenElmConfig;
+use anyhow::{Context as _, bail};
+use meter::Meter;
+use options::{Part, lengths};
+use report::{Instruction, Model, Report, SCHEMA};
+use std::path::Path;
+use std::time::SystemTime;
+use steps::{Bench, DECODE_STEPS};
+use work::Work;
+
+/// Measures what `options` ask for, prints it and writes the files.
+///
+/// # Errors
+/// When something cannot be measured or written, and when a request over HTTP failed.
+pub(super) fn run(config: &Config, options: &Options) -> anyhow::Result<()> {
+    options.check()?;
+    let config = &adapted(config, options);
+    serve::start_log(config)?;
+    let report = measure(config, options)?;
+    super::print(&table::table(&report))?;
+    if let Some(file) = &options.output_json {
+        write("--output-json", file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    }
+    if let Some(file) = &options.output_svg {
+        write("--output-svg", file, &plot::svg(&report)?)?;
+    }
+    match report.errors() {
+        0 => Ok(()),
+        errors => bail!("{errors} HTTP requests failed; the table holds what the others were like"),
+    }
+}
+
+/// One line on standard error.
+fn progress(text: &str) {
+    eprintln!("bench: {text}");
+}
+
+fn write(flag: &str, file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("{flag} {}", file.display()))
+}
+
+/// The configuration of `serve`, but without prefix cache, and without a line a request in the log.
+fn adapted(config: &Config, options: &Options) -> Config {
+    let level = if config.log_level == LogLevel::Info { LogLevel::Warn } else { config.log_level };
+    let mut adapted = Config { enable_prefix_caching: false, log_level: level, ..config.clone() };
+    if options.url.is_none() {
+        // Our own server listens on the loopback address, for these clients alone.
+        adapted.api_keys.clear();
+    }
+    adapted
+}
+
+fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
+    let host = HostResources::detect();
+    let threads = config.threads.unwrap_or(host.cpus);
+    let (date, unix_time_s) = machine::date(SystemTime::now());
+    let mut report = Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        date,
+        unix_time_s,
+        machine: machine::machine(host, threads),
+        model: None,
+        url: options.url.clone(),
+        rounds: options.rounds,
+        limits: None,
+        prefill: Vec::new(),
+        decode: Vec::new(),
+        http: Vec::new(),
+    };
+    let model = if options.needs_model() { Some(load(config, options, host)?) } else { None };
+    let mut meter = None;
+    if options.needs_limits() {
+        progress("limits of this machine");
+        let mut new = Meter::new(threads, model.as_ref().map_or(0, |model| model.info.weight_bytes))?;
+        for _ in 0..options.rounds {
+            new.round();
+        }
+        meter = Some(new);
+    }
+    match (model, &options.url) {
+        (Some(model), _) => measure_model(config, options, &mut report, (model, meter.as_mut().context("limits come with a model")?))?,
+        (None, Some(url)) if options.wants(Part::Http) => report.http = http::of_url(config, options, meter.as_mut(), url)?,
+        (None, _) => {}
+    }
+    report.limits = meter.and_then(|meter| meter.limits());
+    Ok(report)
+}
+
+/// The model, with room in its KV cache for every sequence of decode at its longest.
+fn load(config: &Config, options: &Options, host: HostResources) -> anyhow::Result<Loaded> {
+    progress(&format!("loading {}", config.model));
+    let most = options.batches().into_iter().chain(options.clients()).max().unwrap_or(1);
+    // Where no size is given, the cache has room for as many longest sequences.
+    let config = Config { max_num_seqs: config.max_num_seqs.max(most), ..config.clone() };
+    serve::load(&config, host)
+}
+
+fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut model, meter): (Loaded, &mut Meter)) -> anyhow::Result<()> {
+    let shapes = OpenElmConfig::parse(&model.files.config)?;
+    let work = Work::of(&shapes, &model.info);
+    let instruction = work::instruction(&model.info.kernels);
+    let context = model.info.max_model_len;
+    report.model = Some(describe(config, &model, (&work, instruction)));
+    let prefills = if options.wants(Part::Prefill) { lengths("--prefill", options.prefill.as_ref(), &[512], context)? } else { Vec::new() };
+    let (mut batches, mut contexts) = (Vec::new(), Vec::new());
+    if options.wants(Part::Decode) {
+        batches = options.batches();
+        contexts = lengths("--context", options.context.as_ref(), &[128, 1900], context.saturating_sub(DECODE_STEPS))?;
+    }
+    if options.wants(Part::Http) && options.http_prompt_tokens + options.http_output_tokens > context {
+        let (prompt, output) = (options.http_prompt_tokens, options.http_output_tokens);
+        bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");
+    }
+    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds: options.rounds };
+    for length in prefills {
+        progress(&format!("prefill of {length} tokens"));
+        report.prefill.push(bench.prefill(length)?);
+    }
+    report.decode = bench.decode(&batches, &contexts)?;
+    if options.wants(Part::Http) {
+        report.http = http::of_model(config, options, Some(meter), (model, (work, instruction)))?;
+    }
+    Ok(())
+}
+
+fn describe(config: &Config, model: &Loaded, (work, instruction): (&Work, Instruction)) -> Model {
+    let info = &model.info;
+    Model {
+        name: config.served_model_names[0].clone(),
+        parameters: info.parameters,
+        weight_bytes: info.weight_bytes,
+        weight_bytes_per_step: work.weight_bytes as u64,
+        flops_per_token: work.flops(1, 1),
+        dtype: info.dtype.to_string(),
+        kv_cache_dtype: info.kv_cache_dtype.to_string(),
+        kv_bytes_per_token: info.kv_bytes_per_token,
+        kernels: info.kernels.clone(),
+        instruction,
+        max_model_len: info.max_model_len,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_reads_back_to_the_same_report() {
+        let report = sample::report();
+        let text = serde_json::to_string(&report).expect("written");
+        assert_eq!(serde_json::from_str::<Report>(&text).expect("read"), report);
+        let value: serde_json::Value = serde_json::from_str(&text).expect("read");
+        assert_eq!((&value["schema"], &value["model"]["instruction"]), (&1.into(), &"f32_fma".into()));
+        assert_eq!(value["decode"][0]["tokens_per_s"]["rounds"].as_array().map(Vec::len), Some(3));
+        assert!(value["limits"]["int8_dot_gops"].is_null() && value["url"].is_null());
+    }
+}

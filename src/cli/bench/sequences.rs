@@ -1,0 +1,162 @@
+//! Sequences in the runner's KV cache, driven without scheduler and engine.
+
+use crate::generation::{SamplingParams, TokenId};
+use crate::kv_cache::BlockId;
+use crate::runner::{ModelRunner, RunnerLimits, SequenceSlice, StepBatch};
+use crate::sampling::SampleSpec;
+use anyhow::{Context as _, bail};
+use std::ops::Range;
+
+/// Sequences with blocks of their own.
+pub(super) struct Sequences<'a> {
+    runner: &'a mut dyn ModelRunner,
+    limits: RunnerLimits,
+    tables: Vec<Vec<BlockId>>,
+    /// Tokens of each sequence whose keys and values are in the cache or just being computed.
+    texts: Vec<Vec<TokenId>>,
+    params: SamplingParams,
+}
+
+/// What one sequence does in a step: it computes these positions of its text, and may choose the next token.
+struct Slice {
+    sequence: usize,
+    range: Range<usize>,
+    is_sampled: bool,
+}
+
+impl<'a> Sequences<'a> {
+    /// `count` sequences of up to `tokens` tokens. `flags` names what asked for so many.
+    pub(super) fn new(runner: &'a mut dyn ModelRunner, count: usize, tokens: usize, flags: &str) -> anyhow::Result<Self> {
+        let limits = runner.limits();
+        let each = tokens.div_ceil(limits.block_size);
+        if each.saturating_mul(count) > limits.num_blocks {
+            let (wanted, there) = (each.saturating_mul(count) * limits.block_size, limits.num_blocks * limits.block_size);
+            bail!("{flags} need {wanted} tokens of KV cache, there are {there}: lower them, or raise --kv-cache-memory-bytes");
+        }
+        if count > limits.max_num_batched_tokens {
+            bail!("{flags} put {count} tokens into a step, --max-num-batched-tokens allows {}", limits.max_num_batched_tokens);
+        }
+        let table = |sequence: usize| (sequence * each..(sequence + 1) * each).map(|block| BlockId(block as u32)).collect();
+        Ok(Self {
+            runner,
+            limits,
+            tables: (0..count).map(table).collect(),
+            texts: vec![Vec::new(); count],
+            params: SamplingParams::greedy(),
+        })
+    }
+
+    /// Most tokens of a step.
+    pub(super) fn step_tokens(&self) -> usize {
+        self.limits.max_num_batched_tokens
+    }
+
+    /// Logits in a row.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.limits.vocab_size
+    }
+
+    /// Computes positions `range` of the prompt of `sequence` in as few steps as there may be, with logits of the last one alone.
+    pub(super) fn prefill(&mut self, sequence: usize, range: Range<usize>) -> anyhow::Result<()> {
+        let vocabulary = self.limits.vocab_size;
+        let text = &mut self.texts[sequence];
+        text.truncate(range.start);
+        text.extend(range.clone().map(|position| token(sequence as u64, position as u64, vocabulary)));
+        for start in range.clone().step_by(self.limits.max_num_batched_tokens) {
+            let end = range.end.min(start + self.limits.max_num_batched_tokens);
+            self.step(&[Slice { sequence, range: start..end, is_sampled: end == range.end }])?;
+        }
+        Ok(())
+    }
+
+    /// One token of each of the first `tokens.len()` sequences, at `position`; `tokens` becomes what they chose.
+    pub(super) fn decode(&mut self, tokens: &mut [TokenId], position: usize) -> anyhow::Result<()> {
+        for (text, token) in self.texts.iter_mut().zip(&*tokens) {
+            text.truncate(position);
+            text.push(*token);
+        }
+        let slice = |sequence| Slice { sequence, range: position..position + 1, is_sampled: true };
+        let slices: Vec<Slice> = (0..tokens.len()).map(slice).collect();
+        tokens.copy_from_slice(&self.step(&slices)?);
+        Ok(())
+    }
+
+    /// One step; the chosen tokens of the slices that were sampled.
+    fn step(&mut self, slices: &[Slice]) -> anyhow::Result<Vec<TokenId>> {
+        let (params, tables, texts) = (&self.params, &self.tables, &self.texts);
+        let (output, forbidden) = (&[][..], &[][..]);
+        let sequences = slices.iter().map(|Slice { sequence, range, is_sampled }| {
+            let (prompt, position) = (&texts[*sequence][..range.end], range.end as u32);
+            let spec = SampleSpec { params, prompt_index: 0, choice_index: 0, position, prompt, output, forbidden, logprobs: None };
+            SequenceSlice {
+                tokens: &prompt[range.start..],
+                start: range.start,
+                block_table: &tables[*sequence],
+                sample: is_sampled.then_some(spec),
+                score: None,
+            }
+        });
+        let outputs = self.runner.step(&StepBatch { sequences: sequences.collect(), new_blocks: &[] })?;
+        let sampled = outputs.into_iter().filter_map(|output| output.sampled);
+        let tokens = sampled.map(|sampled| sampled.map(|sampled| sampled.token)).collect::<Result<_, _>>();
+        tokens.context("the model gives no number; another --dtype may help")
+    }
+}
+
+/// A token of text `text`, which depends on nothing but the numbers: texts differ from the beginning on, and no two tokens follow a pattern.
+pub(super) fn token(text: u64, position: u64, vocabulary: usize) -> TokenId {
+    // The mixing function of SplitMix64.
+    let mut z = (text << 32 ^ position).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ z >> 31) % vocabulary.max(1) as u64) as TokenId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::fake::FakeRunner;
+
+    const LIMITS: RunnerLimits = RunnerLimits { num_blocks: 8, block_size: 4, max_num_batched_tokens: 6, vocab_size: 50 };
+
+    #[test]
+    fn every_position_is_written_before_it_is_read() {
+        // The runner panics where a position is read that its sequence has not written.
+        let (mut runner, control) = FakeRunner::new(LIMITS);
+        let mut sequences = Sequences::new(&mut runner, 2, 13, "--batch and --context").expect("they fit");
+        sequences.prefill(0, 0..8).expect("computed");
+        sequences.prefill(1, 0..8).expect("computed");
+        let mut tokens = [1, 2];
+        for position in [8, 9, 8, 9] {
+            sequences.decode(&mut tokens, position).expect("computed");
+        }
+        sequences.prefill(1, 8..12).expect("computed");
+        let prompts = [vec![(0, 6)], vec![(6, 2)], vec![(0, 6)], vec![(6, 2)]];
+        let steps = [8, 9, 8, 9].map(|position| vec![(position, 1), (position, 1)]);
+        assert_eq!(control.log(), [&prompts[..], &steps, &[vec![(8, 4)]]].concat());
+    }
+
+    #[test]
+    fn what_does_not_fit_names_the_flags() {
+        let (mut runner, _) = FakeRunner::new(LIMITS);
+        let error = |runner: &mut FakeRunner, count, tokens| {
+            Sequences::new(runner, count, tokens, "--batch 9").map(|_| ()).expect_err("too much").to_string()
+        };
+        let text = error(&mut runner, 3, 12);
+        assert!(
+            text.starts_with("--batch 9 need 36 tokens of KV cache, there are 32") && text.contains("--kv-cache-memory-bytes"),
+            "{text}"
+        );
+        assert!(error(&mut runner, 7, 1).contains("--max-num-batched-tokens allows 6"));
+    }
+
+    #[test]
+    fn tokens_are_in_the_vocabulary_and_differ() {
+        let of = |text| (0..64).map(|position| token(text, position, 3072)).collect::<Vec<_>>();
+        assert!(of(0).iter().chain(&of(1)).all(|token| *token < 3072));
+        assert_ne!(of(0), of(1));
+        assert_eq!(of(7), of(7));
+        let distinct: std::collections::BTreeSet<_> = of(0).into_iter().collect();
+        assert!(distinct.len() > 56, "{}", distinct.len());
+    }
+}

@@ -1,0 +1,94 @@
+//! How much a step must read and compute at least, and which limit of the machine its arithmetic has.
+
+use super::report::{Instruction, Limits};
+use super::statistics::Summary;
+use crate::model::openelm::OpenElmConfig;
+use crate::ops::cpu::limits::LimitRound;
+use crate::runner::paged::ModelInfo;
+
+/// What a step of the model costs at least.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Work {
+    /// Parameters that every row is multiplied with.
+    layers: f64,
+    /// Parameters that a row is multiplied with whose logits are wanted.
+    head: f64,
+    /// Bytes of both.
+    pub(super) weight_bytes: f64,
+    /// Bytes of keys and values of one token.
+    kv_bytes: f64,
+}
+
+impl Work {
+    /// Of a model as it was loaded.
+    pub(super) fn of(config: &OpenElmConfig, info: &ModelInfo) -> Self {
+        let (layers, head) = (config.layer_matrix_parameters() as f64, config.head_parameters() as f64);
+        let bytes_per_parameter = info.weight_bytes as f64 / info.parameters as f64;
+        Self { layers, head, weight_bytes: (layers + head) * bytes_per_parameter, kv_bytes: info.kv_bytes_per_token as f64 }
+    }
+
+    /// Operations of the matrices for `rows` rows, of which `logits` get logits. Attention is not counted.
+    pub(super) fn flops(&self, rows: usize, logits: usize) -> f64 {
+        2.0 * (self.layers * rows as f64 + self.head * logits as f64)
+    }
+
+    /// Bytes that one step of decode reads for `sequences` of `context` tokens each.
+    pub(super) fn bytes(&self, sequences: usize, context: usize) -> f64 {
+        self.weight_bytes + self.kv_bytes * (sequences * context) as f64
+    }
+}
+
+/// What multiplies in the kernels of this name: the one place that knows.
+pub(super) fn instruction(kernels: &str) -> Instruction {
+    if kernels.contains("avx512-bf16") { Instruction::Bf16Dot } else { Instruction::F32Fma }
+}
+
+impl Instruction {
+    /// Operations a second at most.
+    pub(super) fn peak(self, limits: &LimitRound) -> f64 {
+        match self {
+            Self::F32Fma => limits.f32_fma_flops,
+            // A kernel that uses the instruction was chosen because the CPU has it.
+            Self::Bf16Dot => limits.bf16_dot_flops.unwrap_or(limits.f32_fma_flops),
+        }
+    }
+
+    /// The same over all rounds, 10^9 operations a second.
+    pub(super) fn gflops(self, limits: &Limits) -> Option<&Summary> {
+        match self {
+            Self::F32Fma => Some(&limits.f32_fma_gflops),
+            Self::Bf16Dot => limits.bf16_dot_gflops.as_ref(),
+        }
+    }
+
+    /// Its name in tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::F32Fma => "f32 FMA",
+            Self::Bf16Dot => "vdpbf16ps",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LimitRound = LimitRound { read_bytes_per_s: 1.0, f32_fma_flops: 2.0, bf16_dot_flops: Some(3.0), int8_dot_ops: None };
+
+    #[test]
+    fn rows_and_logits_are_counted_apart() {
+        let work = Work { layers: 100.0, head: 10.0, weight_bytes: 220.0, kv_bytes: 4.0 };
+        assert_eq!((work.flops(1, 1), work.flops(512, 1)), (220.0, 102_420.0));
+        assert_eq!((work.bytes(1, 0), work.bytes(2, 8)), (220.0, 284.0));
+    }
+
+    #[test]
+    fn the_name_of_the_kernels_tells_the_instruction() {
+        for (kernels, expected, peak) in
+            [("cpu avx512 (2 threads)", Instruction::F32Fma, 2.0), ("cpu avx512-bf16 (2 threads)", Instruction::Bf16Dot, 3.0)]
+        {
+            assert_eq!((instruction(kernels), instruction(kernels).peak(&LIMITS)), (expected, peak));
+        }
+    }
+}
