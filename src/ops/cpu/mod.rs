@@ -1,7 +1,7 @@
 //! The CPU backend: panels of weights, pages of keys, one thread pool, SIMD chosen at run time.
 //!
-//! Kernels are written once over sixteen f32 lanes (`lanes`) with one fixed order of operations, so scalar, AVX2 and AVX-512 give the same
-//! bits, for any batch, chunk and number of threads.
+//! Kernels are written once over sixteen f32 lanes (`lanes`) with one fixed order of operations, so scalar, AVX2, AVX-512 and NEON give
+//! the same bits, for any batch, chunk and number of threads.
 //!
 //! **Architecture invariant:** work is split over outputs (panels, rows, heads), never over a sum.
 

@@ -7,6 +7,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 pub(super) use scalar::Scalar;
@@ -131,7 +133,7 @@ pub(super) trait Kernel: Sync {
     unsafe fn run<V: Lanes>(&self, part: Part);
 }
 
-/// An instruction set, found by CPUID alone.
+/// An instruction set, found from the CPU's features alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
     Scalar,
@@ -139,6 +141,8 @@ pub(super) enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -157,6 +161,10 @@ impl Isa {
                 found.push(Self::Avx512);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Self::Neon);
+        }
         found
     }
 
@@ -168,6 +176,8 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
         }
     }
 
@@ -184,6 +194,8 @@ impl Isa {
                 Self::Avx2 => avx2::run(kernel, part),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 => avx512::run(kernel, part),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => neon::run(kernel, part),
             }
         }
     }
