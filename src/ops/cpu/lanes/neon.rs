@@ -1,7 +1,7 @@
 //! Lanes as four 128-bit registers.
 //!
-//! A tile of the matrix kernel is 4 rows x 16 outputs: 16 of the 32 registers accumulate, 8 hold the widened weights of two k, the rest
-//! the mask, the words as they were read and the activations, which are multiplied by lane (`fmla v, v, v[i]`).
+//! A tile of the matrix kernel is 4 rows x 16 outputs: 16 of the 32 registers accumulate, 8 hold the widened weights of two k, 8 the two
+//! activations of each row (one of them multiplied by lane, `fmla v, v, v[i]`). Five rows would need more than there are.
 //!
 //! Maximum and minimum compare and select: `FMAX` would let a NaN of either side through. Denormals are computed as everywhere else
 //! (`FPCR.FZ` is off in a process that does not set it). The value of a NaN, of which nothing is promised, is the CPU's own: ARM's
