@@ -1,5 +1,6 @@
-//! The decoder beside known logits, a decoder in plain candle operations, and itself in other batches and chunks.
+//! The decoder beside known logits, a decoder in plain candle operations, itself in other batches and chunks, and its recorded bits.
 
+mod bits;
 mod golden;
 mod load;
 mod oracle;

@@ -52,21 +52,22 @@ fn cases(name: &str) -> Vec<Case> {
 }
 
 /// A decoder with pages for several sequences of up to 256 tokens, all of them full of NaN.
-struct Bench<B: Backend> {
+pub(super) struct Bench<B: Backend> {
     decoder: Decoder<B>,
     pages: Vec<B::Pages>,
-    vocab: usize,
+    pub(super) vocab: usize,
 }
 
 const BLOCKS: u32 = 16;
 
 impl<B: Backend> Bench<B> {
-    fn new(backend: B, files: &ModelFiles, dtype: DType, sequences: usize) -> Self {
+    /// `weights` and `kv` are the dtypes of the matrices and of the pages.
+    pub(super) fn new(backend: B, files: &ModelFiles, (weights, kv): (DType, DType), sequences: usize) -> Self {
         let config = OpenElmConfig::parse(&files.config).unwrap();
         let vocab = config.vocab_size;
-        let decoder = Decoder::load(backend, config, &files.checkpoint, dtype, 512).unwrap();
+        let decoder = Decoder::load(backend, config, &files.checkpoint, weights, 512).unwrap();
         let blocks = sequences as u32 * BLOCKS;
-        let mut pages = decoder.pages(blocks as usize, 32, dtype).unwrap();
+        let mut pages = decoder.pages(blocks as usize, 32, kv).unwrap();
         pages.iter_mut().for_each(|p| decoder.backend().poison(p, &(0..blocks).collect::<Vec<_>>()));
         Self { decoder, pages, vocab }
     }
@@ -78,7 +79,7 @@ impl<B: Backend> Bench<B> {
     }
 
     /// Logits of all rows of a step over (sequence, tokens, start).
-    fn step(&mut self, slices: &[(usize, &[u32], usize)]) -> Vec<Vec<f32>> {
+    pub(super) fn step(&mut self, slices: &[(usize, &[u32], usize)]) -> Vec<Vec<f32>> {
         let mut batch = PackedBatch::new(32);
         for &(sequence, tokens, start) in slices {
             batch.push(tokens, start, Self::table(sequence).into_iter());
@@ -95,7 +96,7 @@ impl<B: Backend> Bench<B> {
 
 /// Logits `[positions, vocab]` of several sequences run side by side, each in chunks of its own size.
 pub(super) fn all_logits<B: Backend>(backend: B, files: &ModelFiles, dtype: DType, sequences: &[(&[u32], usize)]) -> Vec<Vec<f32>> {
-    let mut bench = Bench::new(backend, files, dtype, sequences.len());
+    let mut bench = Bench::new(backend, files, (dtype, dtype), sequences.len());
     let mut done = vec![0; sequences.len()];
     let mut logits = vec![Vec::new(); sequences.len()];
     while (0..sequences.len()).any(|i| done[i] < sequences[i].0.len()) {
@@ -112,7 +113,7 @@ pub(super) fn all_logits<B: Backend>(backend: B, files: &ModelFiles, dtype: DTyp
     logits
 }
 
-fn argmax(row: &[f32]) -> usize {
+pub(super) fn argmax(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
@@ -188,7 +189,7 @@ fn greedy_sequences_equal_the_golden_ones() {
     for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
         let files = open(name);
         for case in cases(name) {
-            let mut bench = Bench::new(CpuBackend::new(CpuKernels::Portable, 2).unwrap(), &files, DType::F32, 1);
+            let mut bench = Bench::new(CpuBackend::new(CpuKernels::Portable, 2).unwrap(), &files, (DType::F32, DType::F32), 1);
             let (vocab, mut length) = (bench.vocab, case.ids.len());
             let mut logits = bench.step(&[(0, &case.ids, 0)]).remove(0);
             for &wanted in &case.greedy {

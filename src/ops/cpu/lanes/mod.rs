@@ -7,6 +7,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use half::bf16;
@@ -183,7 +185,7 @@ pub(super) trait Kernel: Sync {
     unsafe fn run<V: Lanes>(&self, part: Part);
 }
 
-/// An instruction set, found by CPUID alone.
+/// An instruction set, found from the CPU's features alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
     Scalar,
@@ -194,6 +196,8 @@ pub(super) enum Isa {
     /// AVX-512 with `vdpbf16ps`.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -211,6 +215,10 @@ impl Isa {
             if avx2 && wide && is_x86_feature_detected!("avx512dq") {
                 found.push(Self::Avx512);
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Self::Neon);
         }
         found
     }
@@ -232,6 +240,8 @@ impl Isa {
             Self::Avx2 => avx2::Avx2::TILE_ROWS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 | Self::Avx512Bf16 => avx512::Avx512::<false>::TILE_ROWS,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::Neon::TILE_ROWS,
         }
     }
 
@@ -245,6 +255,8 @@ impl Isa {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
         }
     }
 
@@ -263,6 +275,8 @@ impl Isa {
                 Self::Avx512 => avx512::run(kernel, part),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512Bf16 => avx512::run_bf16(kernel, part),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => neon::run(kernel, part),
             }
         }
     }

@@ -1,0 +1,108 @@
+//! The bits of all logits, recorded once: every instruction set of every processor must give them, and no change of the arithmetic passes
+//! unseen. `tests/aarch64.sh` runs this under an emulator.
+
+use super::golden::{Bench, argmax, open};
+use crate::model::{ModelFiles, ModelSource};
+use crate::ops::cpu::{CpuBackend, CpuKernels};
+use crate::ops::{Backend, DType};
+
+/// What [`Backend::arithmetic`] calls the arithmetic that gives [`RECORDED`].
+const ARITHMETIC: &str = "cpu-f32fma";
+
+/// (model, dtype of weights, dtype of the KV cache, BLAKE3 of the bits of all logits as little-endian f32).
+const RECORDED: [(&str, DType, DType, &str); 20] = [
+    ("tiny-hd64-gqa4", DType::Bf16, DType::Bf16, "04e3de606a00fdce11e8b21bfe0a26addb58c9dbdd0d7115edc8cd083a194f61"),
+    ("tiny-hd64-gqa4", DType::Bf16, DType::F32, "10c98be0ff25ef075677228e6cbe7cfaa333777f287c76b706bb46ae2033f477"),
+    ("tiny-hd64-gqa4", DType::F32, DType::Bf16, "a0a4b3d3a41155512994496b2afa55f0635b3f1bd69dae8567d50e18c6ea6653"),
+    ("tiny-hd64-gqa4", DType::F32, DType::F32, "865b9c8f55e5c168b77029bbc43ac28d6088b7df7df530ceae4e11cc45cb867b"),
+    ("tiny-hd64-gqa4", DType::F16, DType::F16, "d6496e886610c1f29ef6d623b3bb2f045a8604690e60e93ff376d143c0161902"),
+    ("tiny-hd32-gqa2", DType::Bf16, DType::Bf16, "9c6f4c439c6d5ac2f805495b7e6ad6d34680925b4b1b7e7048a06ccf30b82fd9"),
+    ("tiny-hd32-gqa2", DType::Bf16, DType::F32, "5d94470eadefb2756b46de7f6e69a49ffd16877711e9ede45b5c7b2e537711f7"),
+    ("tiny-hd32-gqa2", DType::F32, DType::Bf16, "71b5c857138c62ccc0b3c029fa478663aee802e3930192263946f62d3913d8aa"),
+    ("tiny-hd32-gqa2", DType::F32, DType::F32, "0652fbe19cd95f5df01e42a8ec449b4ff19b63806d390262117670db5e29ffcb"),
+    ("tiny-hd32-gqa2", DType::F16, DType::F16, "49466e82f118bb707805789dba49abcab9b6cd776548b7ac95045534e14b1052"),
+    ("tiny-hd64-gqa4-bf16", DType::Bf16, DType::Bf16, "ef2dc4fa33a645780f6652f9f136d8a60d458032f721821bb377cccc164a340b"),
+    ("tiny-hd64-gqa4-bf16", DType::Bf16, DType::F32, "7f24095923b54b93c4609fd1be994a8847f924cfb0a35e720b2c98924b1296e1"),
+    ("tiny-hd64-gqa4-bf16", DType::F32, DType::Bf16, "ef2dc4fa33a645780f6652f9f136d8a60d458032f721821bb377cccc164a340b"),
+    ("tiny-hd64-gqa4-bf16", DType::F32, DType::F32, "7f24095923b54b93c4609fd1be994a8847f924cfb0a35e720b2c98924b1296e1"),
+    ("tiny-hd64-gqa4-bf16", DType::F16, DType::F16, "ae398e044346a901bb6e03dcd5c41fdd7a4b8aca66ed591fca734e512c6d61f7"),
+    ("embedded", DType::Bf16, DType::Bf16, "2535ef6c8b705172d5e3e3a0e6f2311c553828c9cc9537ea551705e82f6aa851"),
+    ("embedded", DType::Bf16, DType::F32, "98f8fb2994c224eb5bd7dfb727ef58ffbd1f3481e3a05d2a19217ad0b98ed9a9"),
+    ("embedded", DType::F32, DType::Bf16, "2535ef6c8b705172d5e3e3a0e6f2311c553828c9cc9537ea551705e82f6aa851"),
+    ("embedded", DType::F32, DType::F32, "98f8fb2994c224eb5bd7dfb727ef58ffbd1f3481e3a05d2a19217ad0b98ed9a9"),
+    ("embedded", DType::F16, DType::F16, "7cd256cfe12ff3dfb432b183a0b1c4af0724755c594669d4a63a18bc89f08188"),
+];
+
+/// Prompts and the chunk each is computed in: they end in three different tiles of attention.
+const PROMPTS: [(usize, usize); 3] = [(70, 16), (33, 7), (5, 5)];
+
+/// Greedy tokens after the prompts.
+const DECODE_STEPS: usize = 6;
+
+fn files(name: &str) -> ModelFiles {
+    match name {
+        "embedded" => ModelFiles::open(&ModelSource::Embedded, None).unwrap(),
+        golden => open(golden),
+    }
+}
+
+fn hash(logits: &[Vec<f32>]) -> String {
+    assert!(logits.iter().flatten().all(|v| v.is_finite()), "the bits of a NaN differ between processors");
+    let bytes: Vec<u8> = logits.iter().flatten().flat_map(|v| v.to_bits().to_le_bytes()).collect();
+    blake3::hash(&bytes).to_hex().to_string()
+}
+
+/// Logits of all positions of [`PROMPTS`] in one batch, in chunks, and of greedy steps after them.
+fn forward(backend: CpuBackend, name: &str, weights: DType, kv: DType) -> Vec<Vec<f32>> {
+    let mut bench = Bench::new(backend, &files(name), (weights, kv), PROMPTS.len());
+    let vocab = bench.vocab;
+    let mut tokens: Vec<Vec<u32>> =
+        (0..PROMPTS.len()).map(|i| (0..PROMPTS[i].0).map(|p| 1 + (p * 7 + i * 31) as u32 % 380).collect()).collect();
+    let mut logits = vec![Vec::new(); PROMPTS.len()];
+    let mut done = [0; PROMPTS.len()];
+    while (0..PROMPTS.len()).any(|i| done[i] < PROMPTS[i].0 + DECODE_STEPS) {
+        let end = |i: usize| tokens[i].len().min(done[i] + PROMPTS[i].1);
+        let slices: Vec<_> = (0..PROMPTS.len()).filter(|&i| done[i] < end(i)).map(|i| (i, &tokens[i][done[i]..end(i)], done[i])).collect();
+        let computed: Vec<_> = slices.iter().map(|slice| (slice.0, slice.1.len())).zip(bench.step(&slices)).collect();
+        for ((i, count), rows) in computed {
+            done[i] += count;
+            if done[i] == tokens[i].len() && done[i] < PROMPTS[i].0 + DECODE_STEPS {
+                tokens[i].push(argmax(&rows[rows.len() - vocab..]) as u32);
+            }
+            logits[i].extend(rows);
+        }
+    }
+    logits
+}
+
+#[test]
+fn logits_have_the_recorded_bits_in_every_instruction_set() {
+    let portable = CpuBackend::new(CpuKernels::Portable, 1).unwrap();
+    assert_eq!(
+        portable.arithmetic(DType::Bf16, DType::Bf16),
+        ARITHMETIC,
+        "another name for the arithmetic goes with other hashes in {}",
+        file!()
+    );
+    let mut wrong = Vec::new();
+    for (name, weights, kv, wanted) in RECORDED {
+        for cpu in CpuBackend::portable_variants(2) {
+            let isa = cpu.isa();
+            let found = hash(&forward(cpu, name, weights, kv));
+            println!("{name} {weights} kv {kv} {isa}: {found}");
+            if found != wanted {
+                wrong.push(format!("{name}, weights {weights}, KV {kv}, {isa}: {found}, recorded {wanted}"));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "logits have other bits than the recorded ones:\n{}\n\
+         If only some instruction sets are named, their kernels are wrong. If all are and the arithmetic was changed on purpose, put the new \
+         hashes into RECORDED in {}, and give the arithmetic another name there and in CpuBackend::arithmetic (now {ARITHMETIC}): it is part of \
+         system_fingerprint, which must not promise the answers of another arithmetic. If a model's files were changed, its hashes alone \
+         are to be replaced.",
+        wrong.join("\n"),
+        file!(),
+    );
+}
