@@ -57,6 +57,9 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("clap", &["cli", "config"]),
     ("toml", &["config"]),
     ("anyhow", &["cli"]),
+    ("indicatif", &["cli"]),
+    ("memmap2", &["ops"]),
+    ("rustix", &["model", "ops"]),
     ("std::env", &["config"]),
 ];
 

@@ -5,16 +5,18 @@
 //! Roofline of a decode step on a CPU: every weight is read once, so `bytes of weights / memory bandwidth` bounds one stream
 //! (270M in bf16: 543 MB, 59 tokens/s at 32 GB/s); with many rows `2 * parameters * rows / FMA rate` takes over (0.54 GFLOP a token).
 //!
-//! **Architecture invariant:** `unsafe` lives here and nowhere else (but the one line that maps a file). Nothing here knows of requests,
+//! **Architecture invariant:** `unsafe` lives here and nowhere else (but the one line that maps a checkpoint). Nothing here knows of requests,
 //! sequences that wait, or text.
 
 pub mod cpu;
 mod packed;
 pub mod reference;
 mod tensor;
+mod weight_bytes;
 
 pub use packed::{PackedBatch, PackedSequence};
 pub use tensor::{DType, TensorData};
+pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
 
 /// An operation that could not be done. On the CPU only loading can fail; a GPU adds launches and transfers.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +123,22 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// # Errors
     /// [`OpError`] when memory is refused or a value does not fit `dtype`.
     fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<Self::Matrix, OpError>;
+
+    /// Name and version of the arrangement of [`Self::Matrix`], where it can be kept in a file and taken back: equal names promise equal
+    /// bytes for equal weights. `None`, the default, for a backend whose matrices live elsewhere or cost nothing to make.
+    fn packed_layout(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The bytes of a matrix as it is arranged; `Some` where [`Self::packed_layout`] is.
+    fn packed_bytes(&self, _matrix: &Self::Matrix) -> Option<WeightBytes> {
+        None
+    }
+
+    /// The matrix `[out, in]` that gave `bytes`; `None` when their number does not fit the shape.
+    fn matrix_from_packed(&self, _shape: (usize, usize), _dtype: DType, _bytes: WeightBytes) -> Option<Self::Matrix> {
+        None
+    }
 
     /// Takes over a vector of gains.
     fn vector(&self, values: &[f32]) -> Self::Vector;

@@ -4,9 +4,8 @@
 //! key heads of a layer, `f` its feed-forward width.
 
 use super::config::OpenElmConfig;
-use super::weights::{WeightReader, check};
+use super::weights::{WeightReader, WeightSource, check};
 use crate::model::LoadError;
-use crate::model::checkpoint::Checkpoint;
 use crate::ops::{AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm};
 
 /// One layer's weights; names as in the checkpoint.
@@ -63,13 +62,13 @@ pub(crate) fn workspace_values_per_row(config: &OpenElmConfig) -> usize {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Checks the checkpoint against the config and loads it; matrices are stored as `dtype`. `positions` is the longest context served.
+    /// Checks the checkpoint of `source` against the config and takes its weights over. `positions` is the longest context served.
     ///
     /// # Errors
     /// [`LoadError`] naming the tensor that is missing, surplus, of the wrong shape or dtype.
-    pub fn load(backend: B, config: OpenElmConfig, checkpoint: &Checkpoint, dtype: DType, positions: usize) -> Result<Self, LoadError> {
-        check(&config, checkpoint)?;
-        let reader = WeightReader { backend: &backend, checkpoint, dtype };
+    pub fn load(backend: B, config: OpenElmConfig, source: &WeightSource<'_>, positions: usize) -> Result<Self, LoadError> {
+        check(&config, source.checkpoint)?;
+        let reader = WeightReader { backend: &backend, source };
         let layers = (0..config.layers.len()).map(|i| load_layer(&reader, &config, i)).collect::<Result<_, _>>()?;
         let token_embeddings = reader.matrix("transformer.token_embeddings.weight")?;
         let norm = reader.vector("transformer.norm.weight")?;

@@ -10,6 +10,7 @@ mod weights;
 pub use config::{LayerShape, OpenElmConfig};
 pub(crate) use decoder::workspace_values_per_row;
 pub use decoder::{Decoder, Workspace};
+pub use weights::{Taken, WeightSource};
 
 #[cfg(test)]
 mod tests;

@@ -11,19 +11,22 @@
 use super::lanes::{Lanes, Part};
 use super::memory::{Aligned, SharedMut};
 use super::pool::ThreadPool;
-use crate::ops::{DType, OpError, TensorData};
+use crate::ops::{DType, OpError, TensorData, WeightBytes};
 use half::{bf16, f16};
 use std::sync::Mutex;
 
 /// Outputs in a panel.
 pub(super) const PANEL: usize = 32;
 
+/// Name and version of this arrangement in files. Whoever changes a byte of it raises the number; a test watches the bytes.
+pub(super) const LAYOUT: &str = "panel32-v1";
+
 /// A weight matrix `[outputs, inputs]` in panels.
 pub struct PanelMatrix {
     dtype: DType,
     outputs: usize,
     inputs: usize,
-    data: Aligned<u8>,
+    data: WeightBytes,
 }
 
 impl PanelMatrix {
@@ -33,7 +36,7 @@ impl PanelMatrix {
     /// [`OpError::Allocation`]; [`OpError::Range`] for a finite value beyond f16.
     pub(super) fn pack(source: &TensorData<'_>, dtype: DType, pool: &ThreadPool) -> Result<Self, OpError> {
         let (outputs, inputs) = (source.rows(), source.cols());
-        let panel_bytes = inputs.div_ceil(2) * 2 * PANEL * dtype.bytes();
+        let panel_bytes = panel_bytes(inputs, dtype);
         let mut data = Aligned::<u8>::zeroed(outputs.div_ceil(PANEL) * panel_bytes, "weights")?;
         let (view, failure) = (data.shared(), Mutex::new(None));
         pool.run(&|part: Part| {
@@ -47,8 +50,20 @@ impl PanelMatrix {
         });
         match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(Self { dtype, outputs, inputs, data }),
+            None => Ok(Self { dtype, outputs, inputs, data: data.into() }),
         }
+    }
+
+    /// Takes over panels `[outputs, inputs]` that [`Self::pack`] made once; `None` when their length is not the one of the shape.
+    pub(super) fn from_packed((outputs, inputs): (usize, usize), dtype: DType, data: WeightBytes) -> Option<Self> {
+        let width = inputs.checked_next_multiple_of(2)?.checked_mul(PANEL * dtype.bytes())?;
+        let wanted = outputs.div_ceil(PANEL).checked_mul(width)?;
+        (data.as_slice().len() == wanted).then_some(Self { dtype, outputs, inputs, data })
+    }
+
+    /// All panels.
+    pub(super) fn bytes(&self) -> &WeightBytes {
+        &self.data
     }
 
     pub(super) fn dtype(&self) -> DType {
@@ -69,7 +84,7 @@ impl PanelMatrix {
 
     /// Bytes of one panel.
     pub(super) fn panel_bytes(&self) -> usize {
-        self.inputs.div_ceil(2) * 2 * PANEL * self.dtype.bytes()
+        panel_bytes(self.inputs, self.dtype)
     }
 
     /// The bytes of panel `index`.
@@ -90,6 +105,10 @@ impl PanelMatrix {
             };
         }
     }
+}
+
+fn panel_bytes(inputs: usize, dtype: DType) -> usize {
+    inputs.div_ceil(2) * 2 * PANEL * dtype.bytes()
 }
 
 /// Byte offset in a panel of input `k` of output `lane`.
@@ -186,5 +205,40 @@ pub(super) fn gather(table: &PanelMatrix, tokens: &[u32], out: SharedMut<'_, f32
     for row in part.range(tokens.len()) {
         // SAFETY: every row belongs to one part only.
         table.read_row(tokens[row] as usize, unsafe { out.slice(row * width, width) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tests::noise;
+
+    fn packed(dtype: DType, outputs: usize, inputs: usize) -> PanelMatrix {
+        let bytes: Vec<u8> = noise(5, outputs * inputs).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let source = TensorData::new(DType::F32, outputs, inputs, &bytes).unwrap();
+        PanelMatrix::pack(&source, dtype, &ThreadPool::new(2).unwrap()).unwrap()
+    }
+
+    /// Files with the panels of other versions of this program lie in caches: other bytes need another name.
+    #[test]
+    fn the_bytes_of_the_layout_are_those_of_its_name() {
+        assert_eq!(LAYOUT, "panel32-v1");
+        let digest = |dtype| blake3::hash(packed(dtype, 33, 7).bytes().as_slice()).to_hex()[..16].to_owned();
+        assert_eq!([DType::F32, DType::Bf16, DType::F16].map(digest), ["811ba37ffc49ab1b", "9a225447b3312fb2", "dc31836ff53a8c86"]);
+    }
+
+    #[test]
+    fn panels_are_taken_back_in_their_own_shape_alone() {
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            for (outputs, inputs) in [(1, 1), (31, 2), (33, 7), (64, 64)] {
+                let matrix = packed(dtype, outputs, inputs);
+                let again = PanelMatrix::from_packed((outputs, inputs), dtype, matrix.bytes().clone()).unwrap();
+                assert_eq!(again.panels(), matrix.panels());
+                assert_eq!(again.panel(again.panels() - 1), matrix.panel(matrix.panels() - 1));
+                for shape in [(outputs + 32, inputs), (outputs, inputs + 2), (0, inputs), (outputs, usize::MAX), (usize::MAX, inputs)] {
+                    assert!(PanelMatrix::from_packed(shape, dtype, matrix.bytes().clone()).is_none(), "{shape:?}");
+                }
+            }
+        }
     }
 }

@@ -24,7 +24,7 @@ pub use memory::Aligned;
 pub use pages::Pages;
 pub use rope::RopeTable;
 
-use super::{ATTENTION_TILE, AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm, TensorData};
+use super::{ATTENTION_TILE, AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm, TensorData, WeightBytes};
 use attention::Attention;
 use elementwise::{Activation, NormInput, RmsNorm};
 use lanes::{Isa, Kernel};
@@ -123,6 +123,18 @@ impl Backend for CpuBackend {
 
     fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PanelMatrix, OpError> {
         PanelMatrix::pack(source, dtype, &self.pool)
+    }
+
+    fn packed_layout(&self) -> Option<&'static str> {
+        Some(matrix::LAYOUT)
+    }
+
+    fn packed_bytes(&self, matrix: &PanelMatrix) -> Option<WeightBytes> {
+        Some(matrix.bytes().clone())
+    }
+
+    fn matrix_from_packed(&self, shape: (usize, usize), dtype: DType, bytes: WeightBytes) -> Option<PanelMatrix> {
+        PanelMatrix::from_packed(shape, dtype, bytes)
     }
 
     fn vector(&self, values: &[f32]) -> Vec<f32> {
