@@ -180,7 +180,7 @@ impl Header {
                 return Err(format!("tensor `{name}` lies outside of its contents or off its boundary"));
             }
         }
-        let checksums = body.checksums.iter().map(|text| blake3::Hash::from_hex(text)).collect::<Result<_, _>>();
+        let checksums = body.checksums.iter().map(blake3::Hash::from_hex).collect::<Result<_, _>>();
         let checksums = checksums.map_err(|error| format!("a checksum is none: {error}"))?;
         Ok(Self { contents: start..end, checksums, tensors: body.tensors })
     }

@@ -6,6 +6,9 @@ use crate::model::{LoadError, LoadProgress, LoadStage, ModelFiles};
 use crate::ops::Backend;
 use std::sync::{Mutex, PoisonError};
 
+/// Bytes that are hashed between two signs of progress.
+const PROGRESS_BYTES: usize = 4 << 20;
+
 /// Hash of all tensors: names, shapes, dtypes and values.
 ///
 /// # Errors
@@ -18,8 +21,10 @@ pub(super) fn weights_hash<B: Backend>(backend: &B, checkpoint: &Checkpoint, pro
         let (name, Some(tensor)) = &tensors[i] else { return };
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{name} {:?} {}\n", tensor.shape, tensor.dtype).as_bytes());
-        hasher.update(tensor.bytes());
-        progress.add(tensor.bytes().len());
+        for bytes in tensor.bytes().chunks(PROGRESS_BYTES) {
+            hasher.update(bytes);
+            progress.add(bytes.len());
+        }
         *hashes[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(hasher.finalize());
     });
     let mut all = blake3::Hasher::new();

@@ -22,7 +22,7 @@ LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def clean_environment(**extra):
-    """The caller's environment without anything that configures the server, and with what the test sets. Nothing is kept in the caller's home."""
+    """The caller's environment without what configures the server, and with what the test sets. No weights are kept in its home."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENELM_")}
     return kept | {"OPENELM_WEIGHT_CACHE": "off"} | extra
 
