@@ -58,6 +58,9 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("plotters", &["cli"]),
     ("toml", &["config"]),
     ("anyhow", &["cli"]),
+    ("indicatif", &["cli"]),
+    ("memmap2", &["ops"]),
+    ("rustix", &["model", "ops"]),
     ("std::env", &["config"]),
 ];
 

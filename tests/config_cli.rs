@@ -276,7 +276,7 @@ mod a_running_server {
 
     #[test]
     fn cuts_what_outlives_the_time_limit() {
-        let server = Server::start(&["--shutdown-timeout", "100ms"]);
+        let server = Server::start(&["--shutdown-timeout", "10ms"]);
         let mut stream = server.request("POST", "/v1/completions", LONG);
         let mut answer = first_event(&mut stream);
         server.signal("TERM");

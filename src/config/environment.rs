@@ -5,6 +5,7 @@ use super::layers::{Layers, Origin, Setting};
 use super::mistake::hint;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The variables of a process.
 pub trait Environment {
@@ -41,6 +42,17 @@ pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
+/// The directory for files that can be made again (<https://specifications.freedesktop.org/basedir-spec/>): `XDG_CACHE_HOME`, else `.cache`
+/// in `HOME`. Paths that are not absolute are passed over, as the specification wants it.
+pub fn cache_home() -> Option<PathBuf> {
+    choose_cache_home(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))
+}
+
+fn choose_cache_home(cache: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let absolute = |path: Option<OsString>| path.map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(cache).or_else(|| Some(absolute(home)?.join(".cache")))
+}
+
 /// The variable that names the configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "OPENELM_CONFIG";
 
@@ -75,4 +87,21 @@ fn is_service_link(name: &str, value: &str) -> bool {
     });
     let of_service = name.starts_with("SERVICE_PORT_") || name.contains("_SERVICE_PORT_");
     has_word("SERVICE_HOST") || has_word("SERVICE_PORT") || of_service || in_port || (has_word("PORT") && value.contains("://"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_specification_puts_it() {
+        let choose = |cache: Option<&str>, home: Option<&str>| {
+            choose_cache_home(cache.map(OsString::from), home.map(OsString::from)).map(|path| path.display().to_string())
+        };
+        assert_eq!(choose(Some("/x"), Some("/home/a")).as_deref(), Some("/x"));
+        assert_eq!(choose(None, Some("/home/a")).as_deref(), Some("/home/a/.cache"));
+        assert_eq!(choose(Some(""), Some("/home/a")).as_deref(), Some("/home/a/.cache"));
+        assert_eq!(choose(Some("relative"), Some("relative")), None);
+        assert_eq!(choose(None, None), None);
+    }
 }

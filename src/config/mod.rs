@@ -27,12 +27,14 @@ mod parse;
 mod render;
 mod resolve;
 
-pub use environment::{Environment, ProcessEnvironment, arguments, no_color};
+pub use environment::{Environment, ProcessEnvironment, arguments, cache_home, no_color};
 pub use flags::{Flags, flags};
 pub use keys::{KEYS, Key, Kind};
 pub use layers::Origin;
 pub use mistake::{ConfigError, Mistake};
-pub use model::{BUILTIN_TEMPLATES, Config, CpuKernels, Dtype, GenerationConfigSource, LogFormat, LogLevel, ModelSource, Secret};
+pub use model::{
+    BUILTIN_TEMPLATES, Config, CpuKernels, Dtype, GenerationConfigSource, LogFormat, LogLevel, ModelSource, Secret, WeightCache,
+};
 pub use resolve::{Resolved, load};
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub struct Config {
     pub model: ModelSource,
     /// A tokenizer elsewhere than in the model directory: `tokenizer.json` or the directory that holds it.
     pub tokenizer: Option<PathBuf>,
+    /// Where packed weights are kept for later starts.
+    pub weight_cache: WeightCache,
     /// Names by which clients may ask for the model, at least one; the first is the one in answers.
     pub served_model_names: Vec<String>,
     /// Serve token ids alone, without a tokenizer.
@@ -85,6 +87,17 @@ pub enum ModelSource {
     /// The demo model that is compiled into the binary.
     Embedded,
     /// A directory as Hugging Face lays it out.
+    Directory(PathBuf),
+}
+
+/// Where packed weights are kept for later starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WeightCache {
+    /// In the user's own place for such files, where there is one.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// In this directory.
     Directory(PathBuf),
 }
 
@@ -226,6 +239,16 @@ impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embedded => f.write_str("embedded"),
+            Self::Directory(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for WeightCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
             Self::Directory(path) => write!(f, "{}", path.display()),
         }
     }

@@ -1,10 +1,10 @@
 //! Text to value, one function per form. An error says what would be right.
 
 use super::mistake::nearest;
-use super::model::{Choice, GenerationConfigSource, ModelSource, Secret};
+use super::model::{Choice, GenerationConfigSource, ModelSource, Secret, WeightCache};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -156,6 +156,16 @@ pub(super) fn path(value: &str) -> Result<PathBuf, Problem> {
 pub(super) fn model(text: &str) -> Result<ModelSource, Problem> {
     let directory = unless("embedded", text, path)?;
     Ok(directory.map_or(ModelSource::Embedded, ModelSource::Directory))
+}
+
+/// `auto`, `off` or a directory, which need not be there yet.
+pub(super) fn weight_cache(text: &str) -> Result<WeightCache, Problem> {
+    match text {
+        "auto" => Ok(WeightCache::Auto),
+        "off" => Ok(WeightCache::Off),
+        _ if Path::new(text).is_file() => Err("this is a file; expected a directory, or `auto` or `off`".to_owned()),
+        _ => path(text).map(WeightCache::Directory).map_err(|problem| format!("{problem}, or `auto` or `off`")),
+    }
 }
 
 /// `auto`, `vllm` or a path.

@@ -29,6 +29,7 @@ impl Config {
         vec![
             (keys::MODEL, one(&self.model)),
             (keys::TOKENIZER, or("auto", tokenizer)),
+            (keys::WEIGHT_CACHE, one(&self.weight_cache)),
             (keys::SERVED_MODEL_NAME, Shown::Many(self.served_model_names.clone())),
             (keys::SKIP_TOKENIZER_INIT, one(self.skip_tokenizer_init)),
             (keys::CHAT_TEMPLATE, or("auto", self.chat_template.as_ref())),

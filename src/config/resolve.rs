@@ -75,6 +75,7 @@ impl Reader {
         Config {
             model: self.one(&keys::MODEL, parse::model),
             tokenizer: self.one(&keys::TOKENIZER, |text| parse::unless("auto", text, parse::path)),
+            weight_cache: self.one(&keys::WEIGHT_CACHE, parse::weight_cache),
             served_model_names: self.many(&keys::SERVED_MODEL_NAME, parse::text),
             skip_tokenizer_init: self.one(&keys::SKIP_TOKENIZER_INIT, parse::switch),
             chat_template: self.one(&keys::CHAT_TEMPLATE, |text| parse::unless("auto", text, parse::text)),

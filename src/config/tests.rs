@@ -51,7 +51,7 @@ fn other(key: &Key) -> &'static str {
     let root = env!("CARGO_MANIFEST_DIR");
     match (key.name, key.kind) {
         ("model", _) => "embedded",
-        ("tokenizer" | "generation-config", _) => root,
+        ("tokenizer" | "generation-config" | "weight-cache", _) => root,
         ("served-model-name", _) => "one,two",
         ("chat-template", _) => "zephyr",
         ("host", _) => "::1",
@@ -86,6 +86,20 @@ fn the_contracts_defaults() {
     assert_eq!((config.write_timeout, config.sse_keep_alive), (Duration::from_secs(30), Duration::from_secs(15)));
     assert!(config.enable_prefix_caching && !config.skip_tokenizer_init && config.api_keys.is_empty());
     assert_eq!((config.dtype, config.kv_cache_dtype, config.seed, config.threads), (Dtype::Auto, Dtype::Auto, None, None));
+}
+
+#[test]
+fn packed_weights_are_kept_by_default_nowhere_or_in_a_directory_that_need_not_be_there() {
+    let place = |text: &str| by_flags(&["--weight-cache", text]).map(|resolved| resolved.config.weight_cache);
+    assert_eq!(defaults().weight_cache, WeightCache::Auto);
+    assert_eq!(place("off").expect("valid"), WeightCache::Off);
+    assert_eq!(place("no/such/place").expect("valid"), WeightCache::Directory("no/such/place".into()));
+    assert_eq!(place("./off").expect("valid"), WeightCache::Directory("./off".into()));
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for (text, part) in [(file, "this is a file"), ("", "must not be empty")] {
+        let found = messages(by_flags(&["--weight-cache", text]));
+        assert!(found[0].contains(part) && found[0].contains("`auto` or `off`"), "{found:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::LoadError;
 use super::json::JsonFile;
+use super::weight_cache::{FileIdentity, SourceIdentity};
 use crate::ops::{DType, TensorData};
 use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub struct Checkpoint {
     shards: Vec<(String, Shard)>,
     /// Name to shard, sorted.
     tensors: BTreeMap<String, usize>,
+    /// `None` when the tensors lie in memory, or the file system says too little of their files.
+    identity: Option<SourceIdentity>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -62,7 +65,7 @@ impl Checkpoint {
     /// [`LoadError::Damaged`].
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
         let shard = SliceSafetensors::new(bytes).map_err(|e| damaged(name, &e))?;
-        Self::collect(vec![(name.to_string(), Shard::Embedded(shard))])
+        Self::collect(vec![(name.to_string(), Shard::Embedded(shard))], None)
     }
 
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
@@ -79,11 +82,13 @@ impl Checkpoint {
             let problem = "holds neither model.safetensors nor model.safetensors.index.json".to_string();
             return Err(LoadError::NotAModel { path: path.display().to_string(), problem });
         };
+        // Taken before the files are read: should one change meanwhile, the identity is no longer the one on disk.
+        let identity: Option<Vec<_>> = files.iter().map(|file| FileIdentity::of(file, &file.metadata().ok()?).ok()).collect();
         let shards = files.iter().map(|file| map_file(file)).collect::<Result<_, _>>()?;
-        Self::collect(shards)
+        Self::collect(shards, identity.map(SourceIdentity))
     }
 
-    fn collect(shards: Vec<(String, Shard)>) -> Result<Self, LoadError> {
+    fn collect(shards: Vec<(String, Shard)>, identity: Option<SourceIdentity>) -> Result<Self, LoadError> {
         let mut tensors = BTreeMap::new();
         for (index, (file, shard)) in shards.iter().enumerate() {
             let names: Vec<String> = match shard {
@@ -97,12 +102,25 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Self { shards, tensors })
+        Ok(Self { shards, tensors, identity })
+    }
+
+    /// What the file system says of the weight files; `None` for weights inside the binary.
+    pub fn identity(&self) -> Option<&SourceIdentity> {
+        self.identity.as_ref()
     }
 
     /// All tensor names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Bytes of all tensors.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn bytes(&self) -> Result<u64, LoadError> {
+        self.names().try_fold(0, |sum, name| Ok(sum + self.get(name)?.map_or(0, |tensor| tensor.bytes().len() as u64)))
     }
 
     /// The files, for messages.

@@ -5,16 +5,18 @@
 //! Roofline of a decode step on a CPU: every weight is read once, so `bytes of weights / memory bandwidth` bounds one stream
 //! (270M in bf16: 543 MB, 59 tokens/s at 32 GB/s); with many rows `2 * parameters * rows / FMA rate` takes over (0.54 GFLOP a token).
 //!
-//! **Architecture invariant:** `unsafe` lives here and nowhere else (but the one line that maps a file). Nothing here knows of requests,
+//! **Architecture invariant:** `unsafe` lives here and nowhere else (but the one line that maps a checkpoint). Nothing here knows of requests,
 //! sequences that wait, or text.
 
 pub mod cpu;
 mod packed;
 pub mod reference;
 mod tensor;
+mod weight_bytes;
 
 pub use packed::{PackedBatch, PackedSequence};
 pub use tensor::{DType, TensorData};
+pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
 
 /// An operation that could not be done. On the CPU only loading can fail; a GPU adds launches and transfers.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,15 @@ impl PageShape {
 /// same in prefill and decode, whatever the batch, the chunk and the block size.
 pub const ATTENTION_TILE: usize = 32;
 
+/// What the rows (outputs) of a matrix are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixRows {
+    /// One output each.
+    Plain,
+    /// The fused projection `[gate | up]` of a gated feed-forward layer, for [`Backend::linear_swiglu`].
+    GateUp,
+}
+
 /// Gains of the per-head RMSNorms of queries and keys.
 #[derive(Debug)]
 pub struct QkNorm<'a, B: Backend> {
@@ -122,13 +133,23 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// [`OpError`] when memory is refused or a value does not fit `dtype`.
-    fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<Self::Matrix, OpError>;
+    fn matrix(&self, source: &TensorData<'_>, rows: MatrixRows, dtype: DType) -> Result<Self::Matrix, OpError>;
 
-    /// Takes over the fused projection `[gate | up, in]` of a gated feed-forward layer, for [`Self::linear_swiglu`].
-    ///
-    /// # Errors
-    /// As [`Self::matrix`].
-    fn gate_up_matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<Self::Matrix, OpError>;
+    /// Name and version of the arrangement of [`Self::Matrix`], where it can be kept in a file and taken back: equal names promise equal
+    /// bytes for equal weights. `None`, the default, for a backend whose matrices live elsewhere or cost nothing to make.
+    fn packed_layout(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The bytes of a matrix as it is arranged; `Some` where [`Self::packed_layout`] is.
+    fn packed_bytes(&self, _matrix: &Self::Matrix) -> Option<WeightBytes> {
+        None
+    }
+
+    /// The matrix `[out, in]` that gave `bytes`; `None` when their number does not fit the shape.
+    fn matrix_from_packed(&self, _shape: (usize, usize), _rows: MatrixRows, _dtype: DType, _bytes: &WeightBytes) -> Option<Self::Matrix> {
+        None
+    }
 
     /// Takes over a vector of gains.
     fn vector(&self, values: &[f32]) -> Self::Vector;
@@ -166,7 +187,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `residual[row] += x[row] @ weight^T`, `[rows, in] -> [rows, out]`.
     fn linear_add(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, residual: &mut Self::Buffer);
 
-    /// `out = silu(gate) * up` with `[gate | up] = x @ weight^T`, for a matrix of [`Self::gate_up_matrix`]: `[rows, in] -> [rows, out / 2]`.
+    /// `out = silu(gate) * up` with `[gate | up] = x @ weight^T`, for a matrix of [`MatrixRows::GateUp`]: `[rows, in] -> [rows, out / 2]`.
     fn linear_swiglu(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: &mut Self::Operand);
 
     /// `out = silu(x @ weight^T)`, `[rows, in] -> [rows, out]`, for feed-forward layers without a gate.

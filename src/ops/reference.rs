@@ -1,6 +1,6 @@
 //! The plain backend: one loop after the other, sums in f64, nothing fused, nothing shared. What the fast backends are compared with.
 
-use super::{AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm, TensorData};
+use super::{AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, TensorData};
 use half::{bf16, f16};
 
 /// See the module.
@@ -74,16 +74,12 @@ impl Backend for ReferenceBackend {
         "reference".to_string()
     }
 
-    fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PlainMatrix, OpError> {
+    fn matrix(&self, source: &TensorData<'_>, _rows: MatrixRows, dtype: DType) -> Result<PlainMatrix, OpError> {
         let values: Vec<f32> = source.to_f32().into_iter().map(|v| round_to(dtype, v)).collect();
         if let Some(&value) = values.iter().find(|v| v.is_infinite()) {
             return Err(OpError::Range { value, dtype });
         }
         Ok(PlainMatrix { rows: source.rows(), cols: source.cols(), values })
-    }
-
-    fn gate_up_matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PlainMatrix, OpError> {
-        self.matrix(source, dtype)
     }
 
     fn vector(&self, values: &[f32]) -> Vec<f32> {

@@ -23,7 +23,7 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 
 fn matrix<B: Backend>(backend: &B, values: &[f32], rows: usize, cols: usize, dtype: DType) -> B::Matrix {
     let bytes = bytes_of(values);
-    backend.matrix(&TensorData::new(DType::F32, rows, cols, &bytes).unwrap(), dtype).unwrap()
+    backend.matrix(&TensorData::new(DType::F32, rows, cols, &bytes).unwrap(), MatrixRows::Plain, dtype).unwrap()
 }
 
 fn buffer<B: Backend>(backend: &B, values: &[f32]) -> B::Buffer {
@@ -88,7 +88,7 @@ impl Op for LinearOp {
         let bytes = bytes_of(&noise(1, outputs * self.inputs));
         let source = TensorData::new(DType::F32, outputs, self.inputs, &bytes).unwrap();
         let paired = matches!(self.after, After::SwiGlu);
-        let weight = if paired { b.gate_up_matrix(&source, self.dtype) } else { b.matrix(&source, self.dtype) }.unwrap();
+        let weight = b.matrix(&source, if paired { MatrixRows::GateUp } else { MatrixRows::Plain }, self.dtype).unwrap();
         let mut x = b.operand(rows, self.inputs, self.dtype).unwrap();
         b.write_operand(&mut x, self.inputs, &noise(2, rows * self.inputs));
         let mut out = buffer(b, &noise(3, rows * outputs));
@@ -329,8 +329,8 @@ fn an_f16_weight_out_of_range_is_an_error() {
     let bytes = bytes_of(&[1.0, 7e4]);
     let data = TensorData::new(DType::F32, 1, 2, &bytes).unwrap();
     let cpu = CpuBackend::new(CpuKernels::Portable, 2).unwrap();
-    assert!(matches!(cpu.matrix(&data, DType::F16), Err(OpError::Range { value: 7e4, dtype: DType::F16 })));
-    assert!(matches!(ReferenceBackend.matrix(&data, DType::F16), Err(OpError::Range { .. })));
+    assert!(matches!(cpu.matrix(&data, MatrixRows::Plain, DType::F16), Err(OpError::Range { value: 7e4, dtype: DType::F16 })));
+    assert!(matches!(ReferenceBackend.matrix(&data, MatrixRows::Plain, DType::F16), Err(OpError::Range { .. })));
 }
 
 #[test]

@@ -6,13 +6,15 @@
 mod banner;
 mod listen;
 mod model;
+mod progress;
 mod shutdown;
 mod text;
 
 use crate::config::host::HostResources;
 use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::engine::{Engine, EngineHandle};
-use crate::model::ModelFiles;
+use crate::model::weight_cache::BackgroundWriter;
+use crate::model::{LoadProgress, ModelFiles};
 use crate::ops::cpu::CpuBackend;
 use crate::runner::paged::{self, ModelInfo, PagedRunner};
 use crate::server::{self, AppState, ModelCard, ServerOptions};
@@ -41,12 +43,16 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         memory_available_bytes = host.memory_available_bytes,
         "resources"
     );
-    let (state, info) = start(config, load(config, host)?)?;
+    let mut model = load(config, host)?;
+    let writer = model.writer.take();
+    let (state, info) = start(config, model)?;
     let startup = started.elapsed();
     state.metrics.set_startup(startup);
     tracing::info!(startup_seconds = startup.as_secs_f64(), url, model = config.served_model_names[0], "ready");
     let banner = banner(config, &state.model, &info, (url, startup));
     let end = serve(state, listener, (config.shutdown_timeout, host.cpus), &banner)?;
+    // Should it still be at work: the next start writes the packed weights instead.
+    drop(writer);
     if let End::Forced(signal) = end {
         // As a shell reports a process that a signal ended. The engine may be in the middle of a step: nothing is waited for.
         std::process::exit(128 + signal);
@@ -81,21 +87,23 @@ pub(super) struct Loaded {
     pub(super) runner: PagedRunner<CpuBackend>,
     /// What it says of itself.
     pub(super) info: ModelInfo,
+    /// What still writes packed weights.
+    writer: Option<BackgroundWriter>,
 }
 
 /// Reads files, tokenizer and weights, and allocates the KV cache.
 pub(super) fn load(config: &Config, host: HostResources) -> anyhow::Result<Loaded> {
     let files = model::open(config)?;
     let text = Text::choose(config, &files)?;
-    let (runner, info) = paged::load(&files, &model::runner_options(config, host))?;
+    let paged::Loaded { runner, info, writer } = load_weights(config, host, &files)?;
     text.check_vocabulary(&files, info.vocab_size)?;
     log_model(config, &files, &info, &text);
-    Ok(Loaded { files, text, runner, info })
+    Ok(Loaded { files, text, runner, info, writer })
 }
 
 /// Starts the engine on a model, up to the state that the routes share.
 pub(super) fn start(config: &Config, model: Loaded) -> anyhow::Result<(AppState, ModelInfo)> {
-    let Loaded { files, text, runner, info } = model;
+    let Loaded { files, text, runner, info, writer: _writer } = model;
     let defaults = model::generation_defaults(config, &files, &info, text.tokenizer.as_deref())?;
     let metrics = Metrics::new(&config.served_model_names[0]);
     metrics.set_cache_config(CacheConfig {
@@ -115,6 +123,16 @@ pub(super) fn start(config: &Config, model: Loaded) -> anyhow::Result<(AppState,
         options: options(config)?,
     };
     Ok((state, info))
+}
+
+/// The weights and what computes with them. What takes long shows how far it is.
+fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> anyhow::Result<paged::Loaded<CpuBackend>> {
+    let is_wanted = !matches!(config.log_level, LogLevel::Error | LogLevel::Warn);
+    let is_terminal = std::io::stderr().is_terminal() && config.log_format == LogFormat::Text;
+    let show = if is_terminal { progress::Show::Terminal } else { progress::Show::Log };
+    let progress = Arc::new(LoadProgress::default());
+    let _display = is_wanted.then(|| progress::Display::start(Arc::clone(&progress), show));
+    Ok(paged::load_with_progress(files, &model::runner_options(config, host), &progress)?)
 }
 
 fn log_model(config: &Config, files: &ModelFiles, info: &ModelInfo, text: &Text) {

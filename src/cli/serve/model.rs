@@ -1,7 +1,7 @@
 //! What the configuration means for the loader, the engine and the sampling defaults.
 
 use crate::config::host::HostResources;
-use crate::config::{self, Config, Dtype, GenerationConfigSource};
+use crate::config::{self, Config, Dtype, GenerationConfigSource, WeightCache};
 use crate::engine::EngineConfig;
 use crate::model::files::read;
 use crate::model::{GenerationDefaults, ModelFiles, ModelSource};
@@ -10,6 +10,7 @@ use crate::ops::cpu::CpuKernels;
 use crate::runner::paged::{ModelInfo, RunnerOptions};
 use crate::server;
 use crate::tokenizer::Tokenizer;
+use std::path::PathBuf;
 
 /// The model's files, with the tokenizer that was asked for.
 pub(super) fn open(config: &Config) -> anyhow::Result<ModelFiles> {
@@ -33,6 +34,24 @@ pub(super) fn runner_options(config: &Config, host: HostResources) -> RunnerOpti
         cpu_kernels: cpu_kernels(config.cpu_kernels),
         kv_cache_memory_bytes: config.kv_cache_memory_bytes,
         memory_bytes: host.memory_available_bytes,
+        weight_cache: weight_cache(config, config::cache_home()),
+    }
+}
+
+/// Where packed weights are kept. The demo model loads faster than a file is found.
+fn weight_cache(config: &Config, home: Option<PathBuf>) -> Option<PathBuf> {
+    match &config.weight_cache {
+        _ if config.model == config::ModelSource::Embedded => None,
+        WeightCache::Off => None,
+        WeightCache::Directory(path) => Some(path.clone()),
+        WeightCache::Auto => {
+            let path = home.map(|home| home.join("openelm-server"));
+            if path.is_none() {
+                let reason = "neither XDG_CACHE_HOME nor HOME names an absolute path";
+                tracing::warn!(reason, "packed weights are not kept; --weight-cache DIR names another place, or off");
+            }
+            path
+        }
     }
 }
 
@@ -151,6 +170,20 @@ mod tests {
             (options.threads, options.dtype, options.kv_cache_dtype, options.max_num_seqs),
             (2, Some(DType::F32), Some(DType::F16), 7)
         );
+    }
+
+    #[test]
+    fn packed_weights_are_kept_where_asked_and_never_those_of_the_demo_model() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("config.json"), "{}").expect("written");
+        let model = ("OPENELM_MODEL", directory.path().to_str().expect("text"));
+        let home = || Some(PathBuf::from("/home/a/.cache"));
+        let place = |variables: &[(&str, &str)], home| weight_cache(&config(variables), home);
+        assert_eq!(place(&[model], home()), Some(PathBuf::from("/home/a/.cache/openelm-server")));
+        assert_eq!(place(&[model], None), None);
+        assert_eq!(place(&[model, ("OPENELM_WEIGHT_CACHE", "off")], home()), None);
+        assert_eq!(place(&[model, ("OPENELM_WEIGHT_CACHE", "/packed")], None), Some(PathBuf::from("/packed")));
+        assert_eq!(place(&[("OPENELM_WEIGHT_CACHE", "/packed")], home()), None);
     }
 
     #[test]

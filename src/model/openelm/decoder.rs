@@ -5,10 +5,9 @@
 
 use super::config::OpenElmConfig;
 use super::profile::{StepOp, StepProfile};
-use super::weights::{WeightReader, check};
+use super::weights::{WeightReader, WeightSource, check};
 use crate::model::LoadError;
-use crate::model::checkpoint::Checkpoint;
-use crate::ops::{AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm};
+use crate::ops::{AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm};
 
 /// One layer's weights; names as in the checkpoint.
 struct Layer<B: Backend> {
@@ -70,19 +69,19 @@ pub(crate) fn workspace_values_per_row(config: &OpenElmConfig) -> usize {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Checks the checkpoint against the config and loads it; matrices are stored as `dtype`. `positions` is the longest context served.
+    /// Checks the checkpoint of `source` against the config and takes its weights over. `positions` is the longest context served.
     ///
     /// # Errors
     /// [`LoadError`] naming the tensor that is missing, surplus, of the wrong shape or dtype.
-    pub fn load(backend: B, config: OpenElmConfig, checkpoint: &Checkpoint, dtype: DType, positions: usize) -> Result<Self, LoadError> {
-        check(&config, checkpoint)?;
-        let reader = WeightReader { backend: &backend, checkpoint, dtype };
+    pub fn load(backend: B, config: OpenElmConfig, source: &WeightSource<'_>, positions: usize) -> Result<Self, LoadError> {
+        check(&config, source.checkpoint)?;
+        let reader = WeightReader { backend: &backend, source };
         let layers = (0..config.layers.len()).map(|i| load_layer(&reader, &config, i)).collect::<Result<_, _>>()?;
-        let token_embeddings = reader.matrix("transformer.token_embeddings.weight")?;
+        let token_embeddings = reader.matrix("transformer.token_embeddings.weight", MatrixRows::Plain)?;
         let norm = reader.vector("transformer.norm.weight")?;
-        let lm_head = if config.tied_head { None } else { Some(reader.matrix("lm_head.weight")?) };
+        let lm_head = if config.tied_head { None } else { Some(reader.matrix("lm_head.weight", MatrixRows::Plain)?) };
         let rope = backend.rope(positions, config.head_dim, config.rope_theta);
-        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope, dtype })
+        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope, dtype: source.dtype })
     }
 
     /// The model's config.
@@ -177,11 +176,11 @@ fn load_layer<B: Backend>(reader: &WeightReader<'_, B>, config: &OpenElmConfig, 
         shape: config.attention(index),
         ffn_dim: config.layers[index].ffn_dim,
         attn_norm: reader.vector(&name("attn_norm"))?,
-        qkv_proj: reader.matrix(&name("attn.qkv_proj"))?,
+        qkv_proj: reader.matrix(&name("attn.qkv_proj"), MatrixRows::Plain)?,
         qk_norm,
-        out_proj: reader.matrix(&name("attn.out_proj"))?,
+        out_proj: reader.matrix(&name("attn.out_proj"), MatrixRows::Plain)?,
         ffn_norm: reader.vector(&name("ffn_norm"))?,
-        proj_1: if config.ffn_with_glu { reader.gate_up_matrix(&name("ffn.proj_1"))? } else { reader.matrix(&name("ffn.proj_1"))? },
-        proj_2: reader.matrix(&name("ffn.proj_2"))?,
+        proj_1: reader.matrix(&name("ffn.proj_1"), if config.ffn_with_glu { MatrixRows::GateUp } else { MatrixRows::Plain })?,
+        proj_2: reader.matrix(&name("ffn.proj_2"), MatrixRows::Plain)?,
     })
 }

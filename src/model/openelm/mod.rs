@@ -12,6 +12,7 @@ pub use config::{LayerShape, OpenElmConfig};
 pub(crate) use decoder::workspace_values_per_row;
 pub use decoder::{Decoder, Workspace};
 pub use profile::{StepOp, StepProfile};
+pub use weights::{Taken, WeightSource};
 
 #[cfg(test)]
 mod tests;

@@ -1,41 +1,85 @@
-//! Checks the tensors of a checkpoint against the config and hands them to a backend.
+//! Checks the tensors of a checkpoint against the config and hands them to a backend, arranged already where that was kept.
 
 use super::config::OpenElmConfig;
-use crate::model::LoadError;
 use crate::model::checkpoint::{Checkpoint, Tensor};
-use crate::ops::{Backend, DType, TensorData};
+use crate::model::weight_cache::{PackedFile, PackedTensor};
+use crate::model::{LoadError, LoadProgress};
+use crate::ops::{Backend, DType, MatrixRows, TensorData};
+use std::cell::RefCell;
+
+/// Where weights come from and what is noted while they are taken over.
+pub struct WeightSource<'a> {
+    /// The tensors as they were published.
+    pub checkpoint: &'a Checkpoint,
+    /// How matrices are stored.
+    pub dtype: DType,
+    /// The same tensors as the backend arranges them; what is not in it is taken from the checkpoint.
+    pub packed: Option<&'a PackedFile>,
+    /// Moved by the bytes taken from the checkpoint.
+    pub progress: &'a LoadProgress,
+    /// What the backend arranged, and whether any of it came from the checkpoint. `None` notes nothing.
+    pub taken: Option<RefCell<Taken>>,
+}
+
+/// The weights that were taken over, as they can be kept.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// All of them, in the order of loading. They share the memory of the model.
+    pub tensors: Vec<PackedTensor>,
+    /// How many came from the checkpoint.
+    pub from_checkpoint: usize,
+}
 
 /// Reads tensors by name; only what the config calls for is ever asked.
 pub(super) struct WeightReader<'a, B: Backend> {
     pub(super) backend: &'a B,
-    pub(super) checkpoint: &'a Checkpoint,
-    /// How matrices are stored.
-    pub(super) dtype: DType,
+    pub(super) source: &'a WeightSource<'a>,
 }
 
 impl<B: Backend> WeightReader<'_, B> {
     /// Takes over a matrix.
-    pub(super) fn matrix(&self, name: &str) -> Result<B::Matrix, LoadError> {
+    pub(super) fn matrix(&self, name: &str, rows: MatrixRows) -> Result<B::Matrix, LoadError> {
         let (tensor, data) = self.read(name)?;
-        let fail = |source| LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source };
-        self.backend.matrix(&data, self.dtype).map_err(fail)
-    }
-
-    /// Takes over the fused projection `[gate | up]`.
-    pub(super) fn gate_up_matrix(&self, name: &str) -> Result<B::Matrix, LoadError> {
-        let (tensor, data) = self.read(name)?;
-        let fail = |source| LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source };
-        self.backend.gate_up_matrix(&data, self.dtype).map_err(fail)
+        let (shape, dtype) = ((data.rows(), data.cols()), self.source.dtype);
+        let packed = self.source.packed.and_then(|file| file.matrix(name, shape));
+        let packed = packed.and_then(|bytes| self.backend.matrix_from_packed(shape, rows, dtype, &bytes));
+        let from_checkpoint = packed.is_none();
+        let matrix = match packed {
+            Some(matrix) => matrix,
+            None => {
+                let fail = |source| LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source };
+                self.backend.matrix(&data, rows, dtype).map_err(fail)?
+            }
+        };
+        self.note(&tensor, from_checkpoint, || Some(PackedTensor::matrix(name, shape, self.backend.packed_bytes(&matrix)?)));
+        Ok(matrix)
     }
 
     /// Takes over gains; they stay f32.
     pub(super) fn vector(&self, name: &str) -> Result<B::Vector, LoadError> {
-        Ok(self.backend.vector(&self.read(name)?.1.to_f32()))
+        let (tensor, data) = self.read(name)?;
+        let packed = self.source.packed.and_then(|file| file.vector(name, data.cols()));
+        let from_checkpoint = packed.is_none();
+        let values = packed.unwrap_or_else(|| data.to_f32());
+        self.note(&tensor, from_checkpoint, || Some(PackedTensor::vector(name, &values)));
+        Ok(self.backend.vector(&values))
+    }
+
+    fn note(&self, tensor: &Tensor<'_>, from_checkpoint: bool, packed: impl FnOnce() -> Option<PackedTensor>) {
+        if from_checkpoint {
+            self.source.progress.add(tensor.bytes().len());
+        }
+        if let Some(taken) = &self.source.taken {
+            let mut taken = taken.borrow_mut();
+            taken.tensors.extend(packed());
+            taken.from_checkpoint += usize::from(from_checkpoint);
+        }
     }
 
     fn read(&self, name: &str) -> Result<(Tensor<'_>, TensorData<'_>), LoadError> {
-        let missing = || LoadError::MissingTensor { file: self.checkpoint.files(), tensor: name.to_string(), wanted: Vec::new() };
-        let tensor = self.checkpoint.get(name)?.ok_or_else(missing)?;
+        let checkpoint = self.source.checkpoint;
+        let missing = || LoadError::MissingTensor { file: checkpoint.files(), tensor: name.to_string(), wanted: Vec::new() };
+        let tensor = checkpoint.get(name)?.ok_or_else(missing)?;
         let data = tensor.data().ok_or_else(missing)?;
         Ok((tensor, data))
     }

@@ -8,11 +8,11 @@
 
 use super::lanes::{Kernel, Lanes, Part, WIDTH};
 use super::math::silu;
-use super::matrix::{PANEL, PanelMatrix, PanelRows};
+use super::matrix::{PANEL, PanelMatrix};
 use super::memory::SharedMut;
 use super::operand::{BLOCK_UNITS, Operand, OperandMut, UnitFormat};
 use super::product::{Bf16DotProduct, Bf16Product, F16Product, F32Product, Product};
-use crate::ops::DType;
+use crate::ops::{DType, MatrixRows};
 
 /// Bytes of panels that many rows go through before the next panels are read: they stay in the second-level cache.
 const GROUP_BYTES: usize = 256 << 10;
@@ -196,7 +196,7 @@ impl Linear<'_> {
             Output::Silu(out) => (out.layout().rows, out.layout().width, false),
         };
         assert_eq!((rows, width), (x.rows, weight.outputs()), "an output of another shape");
-        assert_eq!(weight.rows() == PanelRows::Paired, paired, "paired rows are for SwiGLU, and only for it");
+        assert_eq!(weight.rows() == MatrixRows::GateUp, paired, "paired rows are for SwiGLU, and only for it");
     }
 }
 

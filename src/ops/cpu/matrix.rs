@@ -12,51 +12,43 @@
 //! that the kernel that has both in registers multiplies them.
 
 use super::lanes::{Part, WIDTH};
-use super::memory::{Aligned, Arena, SharedMut};
+use super::memory::{Arena, SharedMut};
 use super::pool::ThreadPool;
-use crate::ops::{DType, OpError, TensorData};
+use crate::ops::{DType, MatrixRows, OpError, TensorData, WeightBytes};
 use half::{bf16, f16};
 use std::sync::Mutex;
 
 /// Outputs in a panel.
 pub(super) const PANEL: usize = 32;
 
-/// Which rows of the source a panel holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PanelRows {
-    /// 32 in their order.
-    Plain,
-    /// 16 of the first half of the rows, then the same 16 of the second half.
-    Paired,
+/// Name and version of this arrangement in files. Whoever changes a byte of it raises the number; a test watches the bytes.
+pub(super) const LAYOUT: &str = "panel32-v2";
+
+/// Number of panels of a matrix with `outputs` rows.
+fn panels(rows: MatrixRows, outputs: usize) -> usize {
+    match rows {
+        MatrixRows::Plain => outputs.div_ceil(PANEL),
+        MatrixRows::GateUp => (outputs / 2).div_ceil(WIDTH),
+    }
 }
 
-impl PanelRows {
-    /// Number of panels of a matrix with `outputs` rows.
-    fn panels(self, outputs: usize) -> usize {
-        match self {
-            Self::Plain => outputs.div_ceil(PANEL),
-            Self::Paired => (outputs / 2).div_ceil(WIDTH),
-        }
-    }
-
-    /// The row that lies in `lane` of `panel`.
-    fn source(self, panel: usize, lane: usize, outputs: usize) -> Option<usize> {
-        let (row, end) = match self {
-            Self::Plain => (panel * PANEL + lane, outputs),
-            Self::Paired if lane < WIDTH => (panel * WIDTH + lane, outputs / 2),
-            Self::Paired => (outputs / 2 + panel * WIDTH + lane - WIDTH, outputs),
-        };
-        (row < end).then_some(row)
-    }
+/// The row of the source that lies in `lane` of `panel`: 32 rows in their order, or 16 of the gate and then the same 16 of `up`.
+fn source_row(rows: MatrixRows, (panel, lane): (usize, usize), outputs: usize) -> Option<usize> {
+    let (row, end) = match rows {
+        MatrixRows::Plain => (panel * PANEL + lane, outputs),
+        MatrixRows::GateUp if lane < WIDTH => (panel * WIDTH + lane, outputs / 2),
+        MatrixRows::GateUp => (outputs / 2 + panel * WIDTH + lane - WIDTH, outputs),
+    };
+    (row < end).then_some(row)
 }
 
 /// A weight matrix `[outputs, inputs]` in panels.
 pub struct PanelMatrix {
     dtype: DType,
-    rows: PanelRows,
+    rows: MatrixRows,
     outputs: usize,
     inputs: usize,
-    data: Aligned<u8>,
+    data: WeightBytes,
 }
 
 impl PanelMatrix {
@@ -67,11 +59,11 @@ impl PanelMatrix {
     pub(super) fn pack(
         source: &TensorData<'_>,
         dtype: DType,
-        rows: PanelRows,
+        rows: MatrixRows,
         (arena, pool): (&Arena, &ThreadPool),
     ) -> Result<Self, OpError> {
         let (outputs, inputs) = (source.rows(), source.cols());
-        let (panels, panel_bytes) = (rows.panels(outputs), inputs.div_ceil(2) * 2 * PANEL * dtype.bytes());
+        let (panels, panel_bytes) = (panels(rows, outputs), panel_bytes(inputs, dtype));
         let mut data = arena.zeroed::<u8>(panels * panel_bytes, "weights")?;
         let (view, failure) = (data.shared(), Mutex::new(None));
         pool.run(&|part: Part| {
@@ -85,8 +77,36 @@ impl PanelMatrix {
         });
         match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(Self { dtype, rows, outputs, inputs, data }),
+            None => Ok(Self { dtype, rows, outputs, inputs, data: data.into() }),
         }
+    }
+
+    /// Takes over panels `[outputs, inputs]` that [`Self::pack`] made once; `None` when their length is not the one of the shape.
+    /// They are copied, so that they lie in huge pages as those of [`Self::pack`] do: a page of a file is 4 KiB.
+    pub(super) fn from_packed(
+        (outputs, inputs): (usize, usize),
+        (rows, dtype): (MatrixRows, DType),
+        data: &WeightBytes,
+        (arena, pool): (&Arena, &ThreadPool),
+    ) -> Option<Self> {
+        let width = inputs.checked_next_multiple_of(2)?.checked_mul(PANEL * dtype.bytes())?;
+        let (source, wanted) = (data.as_slice(), panels(rows, outputs).checked_mul(width)?);
+        if source.len() != wanted {
+            return None;
+        }
+        let mut copy = arena.zeroed::<u8>(wanted, "weights").ok()?;
+        let view = copy.shared();
+        pool.run(&|part: Part| {
+            let range = part.range(wanted);
+            // SAFETY: every range belongs to one part only.
+            unsafe { view.slice(range.start, range.len()) }.copy_from_slice(&source[range]);
+        });
+        Some(Self { dtype, rows, outputs, inputs, data: copy.into() })
+    }
+
+    /// All panels.
+    pub(super) fn bytes(&self) -> &WeightBytes {
+        &self.data
     }
 
     pub(super) fn dtype(&self) -> DType {
@@ -101,17 +121,17 @@ impl PanelMatrix {
         self.inputs
     }
 
-    pub(super) fn rows(&self) -> PanelRows {
+    pub(super) fn rows(&self) -> MatrixRows {
         self.rows
     }
 
     pub(super) fn panels(&self) -> usize {
-        self.rows.panels(self.outputs)
+        panels(self.rows, self.outputs)
     }
 
     /// Bytes of one panel.
     pub(super) fn panel_bytes(&self) -> usize {
-        self.inputs.div_ceil(2) * 2 * PANEL * self.dtype.bytes()
+        panel_bytes(self.inputs, self.dtype)
     }
 
     /// The bytes of panel `index`.
@@ -122,7 +142,7 @@ impl PanelMatrix {
 
     /// Widens row `output` (an embedding) to f32.
     pub(super) fn read_row(&self, output: usize, out: &mut [f32]) {
-        debug_assert_eq!(self.rows, PanelRows::Plain);
+        debug_assert_eq!(self.rows, MatrixRows::Plain);
         let (panel, lane) = (self.panel(output / PANEL), output % PANEL);
         for (k, value) in out.iter_mut().enumerate() {
             let at = offset(self.dtype, k, lane);
@@ -133,6 +153,10 @@ impl PanelMatrix {
             };
         }
     }
+}
+
+fn panel_bytes(inputs: usize, dtype: DType) -> usize {
+    inputs.div_ceil(2) * 2 * PANEL * dtype.bytes()
 }
 
 /// Byte offset in a panel of input `k` of output `lane`.
@@ -147,11 +171,11 @@ fn offset(dtype: DType, k: usize, lane: usize) -> usize {
 /// Inputs that are packed together: 32 outputs of them stay in the first-level cache while they are written.
 const PACK_BLOCK: usize = 32;
 
-fn pack_panel(source: &TensorData<'_>, dtype: DType, (rows, panel): (PanelRows, usize), out: &mut [u8]) -> Result<(), OpError> {
+fn pack_panel(source: &TensorData<'_>, dtype: DType, (rows, panel): (MatrixRows, usize), out: &mut [u8]) -> Result<(), OpError> {
     let mut values = [0.0; PACK_BLOCK];
     for from in (0..source.cols()).step_by(PACK_BLOCK) {
         for lane in 0..PANEL {
-            let Some(row) = rows.source(panel, lane, source.rows()) else { continue };
+            let Some(row) = source_row(rows, (panel, lane), source.rows()) else { continue };
             let values = &mut values[..PACK_BLOCK.min(source.cols() - from)];
             source.read(row, from, values);
             match dtype {
@@ -184,5 +208,46 @@ pub(super) fn gather(table: &PanelMatrix, tokens: &[u32], out: SharedMut<'_, f32
     for row in part.range(tokens.len()) {
         // SAFETY: every row belongs to one part only.
         table.read_row(tokens[row] as usize, unsafe { out.slice(row * width, width) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tests::noise;
+
+    fn packed(dtype: DType, rows: MatrixRows, (outputs, inputs): (usize, usize)) -> PanelMatrix {
+        let bytes: Vec<u8> = noise(5, outputs * inputs).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let source = TensorData::new(DType::F32, outputs, inputs, &bytes).unwrap();
+        PanelMatrix::pack(&source, dtype, rows, (&Arena::default(), &ThreadPool::new(2).unwrap())).unwrap()
+    }
+
+    /// Files with the panels of other versions of this program lie in caches: other bytes need another name.
+    #[test]
+    fn the_bytes_of_the_layout_are_those_of_its_name() {
+        assert_eq!(LAYOUT, "panel32-v2");
+        let digest = |dtype| blake3::hash(packed(dtype, MatrixRows::Plain, (33, 7)).bytes().as_slice()).to_hex()[..16].to_owned();
+        assert_eq!([DType::F32, DType::Bf16, DType::F16].map(digest), ["811ba37ffc49ab1b", "9a225447b3312fb2", "dc31836ff53a8c86"]);
+        let paired = packed(DType::Bf16, MatrixRows::GateUp, (34, 7));
+        assert_eq!(blake3::hash(paired.bytes().as_slice()).to_hex()[..16], *"1925be62006abe92");
+    }
+
+    #[test]
+    fn panels_are_taken_back_in_their_own_shape_alone() {
+        let (arena, pool) = (Arena::default(), ThreadPool::new(2).unwrap());
+        let cases = [(DType::F32, MatrixRows::Plain), (DType::Bf16, MatrixRows::GateUp), (DType::F16, MatrixRows::Plain)];
+        for (dtype, rows) in cases {
+            for (outputs, inputs) in [(2, 1), (30, 2), (34, 7), (64, 64)] {
+                let matrix = packed(dtype, rows, (outputs, inputs));
+                let taken = |shape| PanelMatrix::from_packed(shape, (rows, dtype), matrix.bytes(), (&arena, &pool));
+                let again = taken((outputs, inputs)).unwrap();
+                assert_eq!(again.bytes().as_slice(), matrix.bytes().as_slice());
+                assert_eq!(again.panels(), matrix.panels());
+                assert_eq!(again.panel(again.panels() - 1), matrix.panel(matrix.panels() - 1));
+                for shape in [(outputs + 64, inputs), (outputs, inputs + 2), (0, inputs), (outputs, usize::MAX), (usize::MAX, inputs)] {
+                    assert!(taken(shape).is_none(), "{shape:?}");
+                }
+            }
+        }
     }
 }

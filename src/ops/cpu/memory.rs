@@ -59,7 +59,7 @@ impl<T: Plain> Aligned<T> {
         Ok(Self { _memory: memory, start: start.cast(), len })
     }
 
-    pub(super) fn as_slice(&self) -> &[T] {
+    pub(in crate::ops) fn as_slice(&self) -> &[T] {
         // SAFETY: `len` initialised values belong to self.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }

@@ -30,12 +30,11 @@ pub use pages::Pages;
 pub use rope::RopeTable;
 pub use select::{CpuKernels, KernelsError};
 
-use super::{ATTENTION_TILE, AttentionShape, Backend, DType, OpError, PackedBatch, PageShape, QkNorm, TensorData};
+use super::{ATTENTION_TILE, AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, TensorData, WeightBytes};
 use attention::Attention;
 use elementwise::RmsNorm;
 use lanes::{Isa, Kernel};
 use linear::{Linear, Output};
-use matrix::PanelRows;
 use memory::{Arena, SharedMut};
 use operand::UnitFormat;
 use pages::{KvBf16, KvElement, KvF16, PageLayout, Store};
@@ -165,12 +164,20 @@ impl Backend for CpuBackend {
         if dot { "cpu-bf16dot".to_string() } else { "cpu-f32fma".to_string() }
     }
 
-    fn matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PanelMatrix, OpError> {
-        PanelMatrix::pack(source, dtype, PanelRows::Plain, (&self.weights, &self.pool))
+    fn matrix(&self, source: &TensorData<'_>, rows: MatrixRows, dtype: DType) -> Result<PanelMatrix, OpError> {
+        PanelMatrix::pack(source, dtype, rows, (&self.weights, &self.pool))
     }
 
-    fn gate_up_matrix(&self, source: &TensorData<'_>, dtype: DType) -> Result<PanelMatrix, OpError> {
-        PanelMatrix::pack(source, dtype, PanelRows::Paired, (&self.weights, &self.pool))
+    fn packed_layout(&self) -> Option<&'static str> {
+        Some(matrix::LAYOUT)
+    }
+
+    fn packed_bytes(&self, matrix: &PanelMatrix) -> Option<WeightBytes> {
+        Some(matrix.bytes().clone())
+    }
+
+    fn matrix_from_packed(&self, shape: (usize, usize), rows: MatrixRows, dtype: DType, bytes: &WeightBytes) -> Option<PanelMatrix> {
+        PanelMatrix::from_packed(shape, (rows, dtype), bytes, (&self.weights, &self.pool))
     }
 
     fn vector(&self, values: &[f32]) -> Vec<f32> {

@@ -2,22 +2,29 @@
 //! config, arithmetic, tokenizer and version; not the operator's own defaults and templates, which a request can see or override.
 
 use crate::model::checkpoint::Checkpoint;
-use crate::model::{LoadError, ModelFiles};
+use crate::model::{LoadError, LoadProgress, LoadStage, ModelFiles};
 use crate::ops::Backend;
 use std::sync::{Mutex, PoisonError};
+
+/// Bytes that are hashed between two signs of progress.
+const PROGRESS_BYTES: usize = 4 << 20;
 
 /// Hash of all tensors: names, shapes, dtypes and values.
 ///
 /// # Errors
 /// [`LoadError`] when a tensor cannot be read.
-pub(super) fn weights_hash<B: Backend>(backend: &B, checkpoint: &Checkpoint) -> Result<blake3::Hash, LoadError> {
+pub(super) fn weights_hash<B: Backend>(backend: &B, checkpoint: &Checkpoint, progress: &LoadProgress) -> Result<blake3::Hash, LoadError> {
+    progress.begin(LoadStage::Hashing, checkpoint.bytes()?);
     let tensors = checkpoint.names().map(|name| Ok((name, checkpoint.get(name)?))).collect::<Result<Vec<_>, LoadError>>()?;
     let hashes: Vec<Mutex<Option<blake3::Hash>>> = tensors.iter().map(|_| Mutex::new(None)).collect();
     backend.for_each(tensors.len(), &|i| {
         let (name, Some(tensor)) = &tensors[i] else { return };
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{name} {:?} {}\n", tensor.shape, tensor.dtype).as_bytes());
-        hasher.update(tensor.bytes());
+        for bytes in tensor.bytes().chunks(PROGRESS_BYTES) {
+            hasher.update(bytes);
+            progress.add(bytes.len());
+        }
         *hashes[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(hasher.finalize());
     });
     let mut all = blake3::Hasher::new();

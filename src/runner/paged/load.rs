@@ -1,13 +1,16 @@
 //! From a model's files to a runner: config, dtype, threads, weights, fingerprint, KV budget.
 
 use super::budget::{Needs, num_blocks};
-use super::fingerprint::{fingerprint, text_hash, weights_hash};
+use super::fingerprint::{fingerprint, text_hash};
 use super::step::PagedRunner;
+use super::weights::{Place, Weights};
 use crate::model::openelm::{Decoder, OpenElmConfig, workspace_values_per_row};
-use crate::model::{LoadError, ModelFiles};
+use crate::model::weight_cache::BackgroundWriter;
+use crate::model::{LoadError, LoadProgress, ModelFiles};
 use crate::ops::cpu::{CpuBackend, CpuKernels, KernelsError};
 use crate::ops::{ATTENTION_TILE, Backend, DType};
 use crate::runner::RunnerLimits;
+use std::path::PathBuf;
 
 /// Longest context that tables are made for.
 const MAX_POSITIONS: usize = 1 << 20;
@@ -35,6 +38,8 @@ pub struct RunnerOptions {
     pub kv_cache_memory_bytes: Option<u64>,
     /// Bytes this process may use: the container's limit or what the machine has left.
     pub memory_bytes: u64,
+    /// Directory in which packed weights are kept for later starts; `None` keeps none.
+    pub weight_cache: Option<PathBuf>,
 }
 
 impl Default for RunnerOptions {
@@ -50,6 +55,7 @@ impl Default for RunnerOptions {
             cpu_kernels: CpuKernels::Auto,
             kv_cache_memory_bytes: None,
             memory_bytes: u64::MAX / 2,
+            weight_cache: None,
         }
     }
 }
@@ -89,11 +95,33 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: u64,
 }
 
-/// Loads the model onto the CPU.
+/// A model that is ready to run.
+pub struct Loaded<B: Backend> {
+    /// What computes.
+    pub runner: PagedRunner<B>,
+    /// What was loaded.
+    pub info: ModelInfo,
+    /// Still writing packed weights for the next start; dropping it gives that up.
+    pub writer: Option<BackgroundWriter>,
+}
+
+/// Loads the model onto the CPU, and waits until its packed weights are written where they are kept.
 ///
 /// # Errors
 /// [`LoadError`] naming the file, key or flag.
 pub fn load(files: &ModelFiles, options: &RunnerOptions) -> Result<(PagedRunner<CpuBackend>, ModelInfo), LoadError> {
+    let Loaded { runner, info, writer } = load_with_progress(files, options, &LoadProgress::default())?;
+    if let Some(writer) = writer {
+        writer.wait();
+    }
+    Ok((runner, info))
+}
+
+/// Loads the model onto the CPU, moving `progress`, and waits for nothing else.
+///
+/// # Errors
+/// [`LoadError`] naming the file, key or flag.
+pub fn load_with_progress(files: &ModelFiles, options: &RunnerOptions, progress: &LoadProgress) -> Result<Loaded<CpuBackend>, LoadError> {
     let backend = CpuBackend::new(options.cpu_kernels, options.threads).map_err(|error| match error {
         KernelsError::Missing => {
             let wanted = format!("{error}: use `auto` or `portable`");
@@ -102,7 +130,7 @@ pub fn load(files: &ModelFiles, options: &RunnerOptions) -> Result<(PagedRunner<
         KernelsError::Threads(_) => LoadError::Setup(error.to_string()),
     })?;
     let kernels = format!("cpu {} ({} threads)", backend.kernels(), backend.threads());
-    load_on(backend, kernels, files, options)
+    load_on(backend, kernels, files, options, progress)
 }
 
 /// Loads the model onto `backend`.
@@ -114,7 +142,8 @@ pub(super) fn load_on<B: Backend>(
     kernels: String,
     files: &ModelFiles,
     options: &RunnerOptions,
-) -> Result<(PagedRunner<B>, ModelInfo), LoadError> {
+    progress: &LoadProgress,
+) -> Result<Loaded<B>, LoadError> {
     check_options(options)?;
     let config = OpenElmConfig::parse(&files.config)?;
     let checkpoint_dtype = checkpoint_dtype(files, &config)?;
@@ -133,7 +162,8 @@ pub(super) fn load_on<B: Backend>(
         vocab_size: config.vocab_size,
     };
     let arithmetic = backend.arithmetic(dtype, kv_dtype);
-    let weights = weights_hash(&backend, &files.checkpoint)?;
+    let place = Place { weight_cache: options.weight_cache.as_deref(), progress };
+    let weights = Weights::find(&backend, &files.checkpoint, dtype, place)?;
     let version = env!("CARGO_PKG_VERSION");
     let info = ModelInfo {
         parameters: config.parameters(),
@@ -143,7 +173,7 @@ pub(super) fn load_on<B: Backend>(
         kv_cache_dtype: kv_dtype,
         kernels,
         fingerprint: fingerprint(&[
-            &weights.to_hex(),
+            &weights.hash.to_hex(),
             &format!("{config:?}"),
             &arithmetic,
             &dtype.to_string(),
@@ -160,9 +190,11 @@ pub(super) fn load_on<B: Backend>(
         block_size: limits.block_size,
         kv_bytes_per_token: needs.block_bytes / limits.block_size as u64,
     };
-    let decoder = Decoder::load(backend, config, &files.checkpoint, dtype, max_model_len)?;
+    let source = weights.source()?;
+    let decoder = Decoder::load(backend, config, &source, max_model_len)?;
+    let taken = source.taken;
     let runner = PagedRunner::new(decoder, limits, kv_dtype).map_err(|e| LoadError::Setup(e.to_string()))?;
-    Ok((runner, info))
+    Ok(Loaded { runner, info, writer: weights.keep(taken) })
 }
 
 fn check_options(options: &RunnerOptions) -> Result<(), LoadError> {

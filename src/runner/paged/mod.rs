@@ -7,8 +7,9 @@ mod budget;
 mod fingerprint;
 mod load;
 mod step;
+mod weights;
 
-pub use load::{ModelInfo, RunnerOptions, load};
+pub use load::{Loaded, ModelInfo, RunnerOptions, load, load_with_progress};
 pub use step::PagedRunner;
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def clean_environment(**extra):
-    """The caller's environment without anything that configures the server, and with what the test sets."""
+    """The caller's environment without what configures the server, and with what the test sets. No weights are kept in its home."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENELM_")}
-    return kept | extra
+    return kept | {"OPENELM_WEIGHT_CACHE": "off"} | extra
 
 
 def wait_until(condition, seconds, what):

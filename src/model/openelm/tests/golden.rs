@@ -1,7 +1,7 @@
 //! Known logits (f64 truth of an independent implementation) and what batching, chunking, threads and instruction sets may not change.
 
-use crate::model::openelm::{Decoder, OpenElmConfig};
-use crate::model::{ModelFiles, ModelSource};
+use crate::model::openelm::{Decoder, OpenElmConfig, WeightSource};
+use crate::model::{LoadProgress, ModelFiles, ModelSource};
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::reference::ReferenceBackend;
 use crate::ops::{Backend, DType, PackedBatch};
@@ -65,7 +65,9 @@ impl<B: Backend> Bench<B> {
     pub(super) fn new(backend: B, files: &ModelFiles, (weights, kv): (DType, DType), sequences: usize) -> Self {
         let config = OpenElmConfig::parse(&files.config).unwrap();
         let vocab = config.vocab_size;
-        let decoder = Decoder::load(backend, config, &files.checkpoint, weights, 512).unwrap();
+        let progress = LoadProgress::default();
+        let source = WeightSource { checkpoint: &files.checkpoint, dtype: weights, packed: None, progress: &progress, taken: None };
+        let decoder = Decoder::load(backend, config, &source, 512).unwrap();
         let blocks = sequences as u32 * BLOCKS;
         let mut pages = decoder.pages(blocks as usize, 32, kv).unwrap();
         pages.iter_mut().for_each(|p| decoder.backend().poison(p, &(0..blocks).collect::<Vec<_>>()));

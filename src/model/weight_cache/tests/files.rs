@@ -1,0 +1,188 @@
+//! Whole files: what is written is what is mapped, whoever else writes, and within the bounds.
+
+use super::super::bounds::tidy;
+use super::super::directory::TEMPORARY;
+use super::super::identity::SOURCE;
+use super::*;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Barrier;
+use std::time::{Duration, Instant, SystemTime};
+
+#[test]
+fn what_is_written_is_what_is_mapped() {
+    let backend = backend();
+    for dtype in [DType::F32, DType::Bf16, DType::F16] {
+        let ((_directory, cache), key) = (cache(), key(1, dtype));
+        let (matrices, tensors) = tensors(&backend, dtype, &SHAPES);
+        assert!(open(&cache, &key).unwrap().is_none());
+        let path = write_now(&cache, &key, &tensors).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(cache.directory.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        let file = open(&cache, &key).unwrap().unwrap();
+        for (shape, matrix) in SHAPES.iter().zip(&matrices) {
+            let name = format!("matrix {shape:?}");
+            let bytes = file.matrix(&name, *shape).unwrap();
+            assert!(bytes.as_slice().as_ptr().addr().is_multiple_of(64));
+            assert_eq!(bytes.as_slice(), backend.packed_bytes(matrix).unwrap().as_slice());
+            assert!(backend.matrix_from_packed(*shape, MatrixRows::Plain, dtype, &bytes).is_some());
+            assert!(file.matrix(&name, (shape.0 + 1, shape.1)).is_none() && file.vector(&name, shape.1).is_none());
+        }
+        let gains = file.vector("gains", 3).unwrap();
+        assert_eq!(gains.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), [1.5, -0.0, f32::MIN_POSITIVE].map(f32::to_bits));
+        assert!(file.vector("gains", 4).is_none() && file.vector("other", 3).is_none() && file.matrix("gains", (1, 3)).is_none());
+    }
+}
+
+#[test]
+fn a_mapped_file_stays_whole_when_another_takes_its_name() {
+    let (_directory, cache, path) = small_file();
+    let file = open(&cache, &key(1, DType::Bf16)).unwrap().unwrap();
+    let before = file.matrix("matrix (64, 64)", (64, 64)).unwrap();
+    let copy = before.as_slice().to_vec();
+    let (_, others) = tensors(&backend(), DType::Bf16, &[(64, 64)]);
+    write_now(&cache, &key(1, DType::Bf16), &others).unwrap();
+    drop(file);
+    assert_eq!(before.as_slice(), copy);
+    let file = open(&cache, &key(1, DType::Bf16)).unwrap().unwrap();
+    assert!(file.matrix("matrix (33, 7)", (33, 7)).is_none(), "the new file has only one matrix");
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(before.as_slice(), copy);
+}
+
+#[test]
+fn writers_and_readers_at_once_see_whole_files_or_none() {
+    let ((_directory, cache), key) = (cache(), key(1, DType::F32));
+    let (_, tensors) = tensors(&backend(), DType::F32, &SHAPES[..4]);
+    let start = Barrier::new(6);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..5 {
+                    write_now(&cache, &key, &tensors).unwrap();
+                }
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(|| {
+                start.wait();
+                let since = Instant::now();
+                let mut seen = 0;
+                while seen < 5 && since.elapsed() < Duration::from_secs(30) {
+                    let file = open(&cache, &key).expect("whole or none");
+                    seen += usize::from(file.is_some());
+                }
+                assert_eq!(seen, 5);
+            });
+        }
+    });
+    assert_eq!(names(&cache), [key.file_name()]);
+}
+
+#[test]
+fn a_writer_that_is_dropped_leaves_nothing_and_one_that_is_awaited_a_whole_file() {
+    let ((_directory, cache), key) = (cache(), key(1, DType::F32));
+    let (_, tensors) = tensors(&backend(), DType::F32, &SHAPES);
+    drop(cache.clone().write_in_background(key.clone(), tensors.clone()).unwrap());
+    let since = Instant::now();
+    // The thread may need a moment to notice; what it had begun is gone then. It may also have been done before.
+    while names(&cache).iter().any(|name| name.ends_with(TEMPORARY)) && since.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(names(&cache).iter().all(|name| *name == key.file_name()), "{:?}", names(&cache));
+    cache.clone().write_in_background(key.clone(), tensors).unwrap().wait();
+    assert_eq!(names(&cache), [key.file_name()]);
+    assert!(open(&cache, &key).unwrap().is_some());
+}
+
+fn age(path: &Path, seconds: u64) {
+    let time = SystemTime::now() - Duration::from_secs(seconds);
+    std::fs::File::open(path).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn the_least_recently_used_files_make_room_and_never_more_than_needed() {
+    let (_directory, mut cache) = cache();
+    let (_, tensors) = tensors(&backend(), DType::Bf16, &SHAPES[..3]);
+    let paths = [1, 2, 3].map(|weights| write_now(&cache, &key(weights, DType::Bf16), &tensors).unwrap());
+    let bytes = paths[0].metadata().unwrap().len();
+    for (path, seconds) in paths.iter().zip([300, 200, 100]) {
+        age(path, seconds);
+    }
+    // Using the oldest makes it the youngest.
+    assert!(open(&cache, &key(1, DType::Bf16)).unwrap().is_some());
+    cache.max_bytes = 3 * bytes;
+    let fourth = write_now(&cache, &key(4, DType::Bf16), &tensors).unwrap();
+    assert_eq!(paths.each_ref().map(|path| path.exists()), [true, false, true]);
+    // A file that takes its own place needs no room.
+    write_now(&cache, &key(4, DType::Bf16), &tensors).unwrap();
+    assert_eq!(paths.each_ref().map(|path| path.exists()), [true, false, true]);
+    cache.max_bytes = bytes;
+    write_now(&cache, &key(4, DType::Bf16), &tensors).unwrap();
+    assert!(fourth.exists() && names(&cache).len() == 1);
+    cache.max_bytes = bytes - 1;
+    let refused = write_now(&cache, &key(5, DType::Bf16), &tensors).unwrap_err();
+    assert!(matches!(refused, CacheError::TooLarge { most, .. } if most == bytes - 1), "{refused}");
+    assert!(fourth.exists(), "what does not fit at all removes nothing");
+}
+
+#[test]
+fn what_dead_writers_left_and_too_many_sources_are_removed() {
+    let (_directory, cache) = cache();
+    let at = |name: &str| cache.directory.path().join(name);
+    let (dead, alive, stranger) = (at(&format!("dead.{TEMPORARY}")), at(&format!("alive.{TEMPORARY}")), at("notes.txt"));
+    for path in [&dead, &alive, &stranger] {
+        std::fs::write(path, "x").unwrap();
+    }
+    age(&dead, 3601);
+    age(&stranger, 1_000_000);
+    for index in 0..70 {
+        let path = at(&format!("{index}.{SOURCE}"));
+        std::fs::write(&path, "x").unwrap();
+        age(&path, 1000 - index);
+    }
+    tidy(&cache.directory).unwrap();
+    assert!(!dead.exists() && alive.exists() && stranger.exists());
+    assert_eq!(names(&cache).iter().filter(|name| name.ends_with(SOURCE)).count(), 64);
+    assert!(!at(&format!("5.{SOURCE}")).exists() && at(&format!("6.{SOURCE}")).exists());
+}
+
+#[test]
+fn directories_of_others_and_open_ones_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |path: &Path, part: &str| {
+        let message = WeightCache::open(path).map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(part) && message.contains(&path.display().to_string()), "{message}");
+    };
+    let open = directory.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    refused(&open, "every user may write to it (mode 777)");
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&open, &link).unwrap();
+    refused(&link, "every user may write to it");
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o775)).unwrap();
+    WeightCache::open(&link).unwrap();
+    // Root may give a directory away; anybody else finds one of root's.
+    let foreign = match std::os::unix::fs::chown(&open, Some(12345), None) {
+        Ok(()) => open,
+        Err(_) => PathBuf::from("/usr"),
+    };
+    refused(&foreign, "it belongs to user");
+    let file = directory.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    refused(&file, "it is not a directory");
+    refused(&file.join("below"), "");
+}
+
+/// `/proc/self/fd` is a directory of this user that nobody can write to, not even root.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_written_to_fails_the_writer_alone() {
+    let cache = WeightCache::open(Path::new("/proc/self/fd")).unwrap();
+    let (_, tensors) = tensors(&backend(), DType::Bf16, &SHAPES[..1]);
+    assert!(open(&cache, &key(1, DType::Bf16)).unwrap().is_none());
+    let error = write_now(&cache, &key(1, DType::Bf16), &tensors).unwrap_err();
+    assert!(matches!(error, CacheError::Write { .. }), "{error}");
+    cache.write_in_background(key(1, DType::Bf16), tensors).unwrap().wait();
+}
