@@ -10,6 +10,7 @@ pub mod paged;
 
 use crate::generation::{TokenId, TokenLogprobs};
 use crate::kv_cache::BlockId;
+use crate::model::openelm::StepProfile;
 use crate::sampling::{SampleSpec, SampledToken, SamplingError};
 
 /// What one sequence contributes to a step: `tokens.len()` consecutive positions, starting at `start`.
@@ -89,4 +90,9 @@ pub trait ModelRunner: Send {
     /// [`RunnerError`] when nothing of the step may be used. NaN or infinite logits of one sequence are not such an error:
     /// they come back as that sequence's [`SamplingError`].
     fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError>;
+
+    /// Where the time of the steps went since it was last reset; `None` for a runner that does not tell.
+    fn step_profile(&mut self) -> Option<&mut StepProfile> {
+        None
+    }
 }

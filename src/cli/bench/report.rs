@@ -116,6 +116,18 @@ pub struct Prefill {
     pub gflops: Summary,
     /// The same over the peak of the instruction, each round over the limit just before it.
     pub share_of_peak: Summary,
+    /// Where the time of the steps went.
+    #[serde(default)]
+    pub profile: Vec<OpShare>,
+}
+
+/// An operation's share of the time of all measured steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpShare {
+    /// What was computed.
+    pub operation: String,
+    /// Of 1; all operations of a measurement add up to it.
+    pub share: f64,
 }
 
 /// Sequences that each get one token a step, greedily.
@@ -135,6 +147,9 @@ pub struct Decode {
     pub share_of_read: Summary,
     /// Operations of the matrices over the peak of the instruction.
     pub share_of_peak: Summary,
+    /// Where the time of the steps went.
+    #[serde(default)]
+    pub profile: Vec<OpShare>,
 }
 
 /// A closed loop: each client sends its next request when the last one has ended.

@@ -8,6 +8,10 @@ fn around(median: f64, spread: f64) -> Summary {
     Summary::of(vec![median - spread, median + spread, median]).expect("three rounds")
 }
 
+fn profile(products: f64) -> Vec<OpShare> {
+    [("products", products), ("attention", 1.0 - products)].map(|(name, share)| OpShare { operation: name.to_owned(), share }).to_vec()
+}
+
 fn decode(sequences: usize, context_tokens: usize) -> Decode {
     let share = 0.13 * sequences as f64;
     Decode {
@@ -18,6 +22,7 @@ fn decode(sequences: usize, context_tokens: usize) -> Decode {
         step_ms: around(16.7, 0.1),
         share_of_read: around(1.0, 0.0),
         share_of_peak: around(share, 0.0),
+        profile: profile(0.5),
     }
 }
 
@@ -61,6 +66,7 @@ pub(super) fn report() -> Report {
         tokens_per_s: around(430.0, 1.0),
         gflops: around(200.0, 1.0),
         share_of_peak: around(0.8, 0.0),
+        profile: profile(0.25),
     };
     Report {
         schema: SCHEMA,

@@ -1,7 +1,9 @@
 //! Sequences in the runner's KV cache, driven without scheduler and engine.
 
+use super::report::OpShare;
 use crate::generation::{SamplingParams, TokenId};
 use crate::kv_cache::BlockId;
+use crate::model::openelm::StepOp;
 use crate::runner::{ModelRunner, RunnerLimits, SequenceSlice, StepBatch};
 use crate::sampling::SampleSpec;
 use anyhow::{Context as _, bail};
@@ -44,6 +46,21 @@ impl<'a> Sequences<'a> {
             texts: vec![Vec::new(); count],
             params: SamplingParams::greedy(),
         })
+    }
+
+    /// Forgets where the time of the steps went.
+    pub(super) fn reset_profile(&mut self) {
+        if let Some(profile) = self.runner.step_profile() {
+            profile.reset();
+        }
+    }
+
+    /// Where the time of the steps went since; empty for a runner that does not tell.
+    pub(super) fn profile(&mut self) -> Vec<OpShare> {
+        let Some(profile) = self.runner.step_profile() else { return Vec::new() };
+        let total = profile.total().as_secs_f64();
+        let share = |op: StepOp| OpShare { operation: op.name().to_owned(), share: profile.time(op).as_secs_f64() / total };
+        if total > 0.0 { StepOp::ALL.map(share).to_vec() } else { Vec::new() }
     }
 
     /// Most tokens of a step.

@@ -42,6 +42,7 @@ impl Bench<'_> {
     pub(super) fn prefill(&mut self, length: usize) -> anyhow::Result<Prefill> {
         let mut sequences = Sequences::new(&mut *self.runner, 1, length, &format!("--prefill {length}"))?;
         sequences.prefill(0, 0..length)?;
+        sequences.reset_profile();
         let mut rounds = Vec::new();
         for _ in 0..self.rounds {
             let limits = self.meter.round();
@@ -49,6 +50,7 @@ impl Bench<'_> {
             sequences.prefill(0, 0..length)?;
             rounds.push(Round { seconds: started.elapsed().as_secs_f64(), limits });
         }
+        let profile = sequences.profile();
         let flops = self.work.flops(length, 1);
         let over = |figure: &dyn Fn(&Round) -> f64| Summary::over(&rounds, figure).context("no rounds");
         Ok(Prefill {
@@ -57,6 +59,7 @@ impl Bench<'_> {
             tokens_per_s: over(&|round| length as f64 / round.seconds)?,
             gflops: over(&|round| flops / round.seconds / 1e9)?,
             share_of_peak: over(&|round| flops / round.seconds / self.instruction.peak(&round.limits))?,
+            profile,
         })
     }
 
@@ -77,11 +80,13 @@ impl Bench<'_> {
                 let mut rounds = Vec::new();
                 // The first run warms up.
                 decode_steps(&mut sequences, count, context)?;
+                sequences.reset_profile();
                 for _ in 0..self.rounds {
                     let limits = self.meter.round();
                     rounds.push(Round { seconds: decode_round(&mut sequences, count, context)?, limits });
                 }
-                found.push(decoded((count, context), &rounds, (&self.work, self.instruction))?);
+                let profile = sequences.profile();
+                found.push(Decode { profile, ..decoded((count, context), &rounds, (&self.work, self.instruction))? });
             }
         }
         Ok(found)
@@ -101,6 +106,7 @@ fn decoded((count, context): (usize, usize), rounds: &[Round], (work, instructio
         step_ms: over(&|round| round.seconds * 1e3)?,
         share_of_read: over(&|round| bytes / round.seconds / round.limits.read_bytes_per_s)?,
         share_of_peak: over(&|round| flops / round.seconds / instruction.peak(&round.limits))?,
+        profile: Vec::new(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The report as text for people.
 
-use super::report::{Decode, Http, Limits, Machine, Model, Prefill, Report};
+use super::report::{Decode, Http, Limits, Machine, Model, OpShare, Prefill, Report};
 use super::statistics::Summary;
 use std::fmt::Write as _;
 
@@ -47,6 +47,7 @@ pub(super) fn table(report: &Report) -> String {
     for cells in &lines {
         text.push_str(&line(cells, &widths));
     }
+    text.push_str(&profile(report));
     for level in report.http.iter().filter(|level| level.errors > 0) {
         let _ = writeln!(text, "HTTP with {} clients: {} requests failed", level.clients, level.errors);
     }
@@ -104,6 +105,30 @@ fn decode(found: &Decode) -> Vec<Row> {
     vec![Row::new(&name, &found.tokens_per_s, "tokens/s").shares(shares.0, shares.1), Row::new(name, &found.step_ms, "ms a step")]
 }
 
+/// Where the time of a step goes: an operation a line, a measurement a column.
+fn profile(report: &Report) -> String {
+    let prefills = report.prefill.iter().map(|found| (format!("prefill {}", found.prompt_tokens), &found.profile));
+    let decodes = report.decode.iter().map(|found| (format!("{} at {}", found.sequences, found.context_tokens), &found.profile));
+    let columns: Vec<(String, &Vec<OpShare>)> = prefills.chain(decodes).filter(|(_, shares)| !shares.is_empty()).collect();
+    let Some((_, first)) = columns.first() else { return String::new() };
+    let label = "share of a step's time";
+    let width = first.iter().map(|op| op.operation.chars().count()).fold(label.len(), usize::max);
+    let mut text = format!("\n{label:<width$}");
+    for (name, _) in &columns {
+        let _ = write!(text, "  {name:>11}");
+    }
+    for (index, op) in first.iter().enumerate() {
+        let _ = write!(text, "\n{:<width$}", op.operation);
+        for (name, shares) in &columns {
+            let cell = shares.get(index).map_or_else(String::new, |op| format!("{:.1}%", op.share * 100.0));
+            let column = name.len().max(11);
+            let _ = write!(text, "  {cell:>column$}");
+        }
+    }
+    text.push('\n');
+    text
+}
+
 fn http(found: &Http) -> Vec<Row> {
     let Some(figures) = &found.figures else { return Vec::new() };
     let name = |what: &str| format!("HTTP {} clients{what}", found.clients);
@@ -153,6 +178,8 @@ decode 1 at 128                    60.0  tokens/s   59.0 .. 61.0     100%       
         for part in ["decode 2 at 128", "HTTP 4 clients, first token p99", "HTTP with 4 clients: 1 requests failed\n"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let profile = "\nshare of a step's time  prefill 512     1 at 128";
+        assert!(text.contains(profile) && text.contains("\nattention                     75.0%        50.0%"), "{text}");
         assert!(!text.contains("vpdpbusd") && text.lines().all(|line| line.trim_end() == line), "{text}");
     }
 

@@ -66,11 +66,6 @@ impl<B: Backend> PagedRunner<B> {
         })
     }
 
-    /// Where the time of the steps went, since it was last reset.
-    pub fn profile(&mut self) -> &mut StepProfile {
-        self.workspace.profile()
-    }
-
     /// Fills every block with NaN before its first use, so that reading what nobody wrote shows in the logits.
     pub fn poison_new_blocks(&mut self) {
         self.poison = true;
@@ -160,6 +155,10 @@ fn check_slice(slice: &SequenceSlice<'_>, limits: &RunnerLimits) -> Result<(), S
 impl<B: Backend> ModelRunner for PagedRunner<B> {
     fn limits(&self) -> RunnerLimits {
         self.limits
+    }
+
+    fn step_profile(&mut self) -> Option<&mut StepProfile> {
+        Some(self.workspace.profile())
     }
 
     fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError> {
