@@ -6,6 +6,9 @@
 /// Independent accumulators of a pass; fixes the order of additions.
 const LANES: usize = 16;
 
+/// Values of which the largest is found before its index is looked for.
+const PEAK_BLOCK: usize = 512;
+
 /// Values that pass through a buffer at once.
 const BLOCK: usize = 256;
 
@@ -23,6 +26,38 @@ pub(super) fn first_non_finite(row: &[f32]) -> Option<usize> {
     }
     let any = found.contains(&true) || rest.iter().any(|value| !value.is_finite());
     if any { row.iter().position(|value| !value.is_finite()) } else { None }
+}
+
+/// The first of the largest values and its index, found in one pass; `None` for an empty row and for one with NaN or infinite values.
+pub(super) fn peak(row: &[f32]) -> Option<(usize, f32)> {
+    let (mut best, mut start, mut zero) = (None, 0, 0.0);
+    for block in row.chunks(PEAK_BLOCK) {
+        let (largest, block_zero) = block_peak(block);
+        zero += block_zero;
+        if best.is_none_or(|(_, value)| largest > value) {
+            best = Some((start, largest));
+        }
+        start += block.len();
+    }
+    // A sum of zeros, unless a difference was NaN.
+    let (start, largest) = best.filter(|_| zero == 0.0)?;
+    let offset = row[start..].iter().position(|value| *value == largest)?;
+    Some((start + offset, largest))
+}
+
+/// The largest value of a block, and 0 if all are finite, else NaN.
+fn block_peak(block: &[f32]) -> (f32, f32) {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = block.as_chunks::<LANES>();
+    let (mut largest, mut zeros) = ([f32::NEG_INFINITY; LANES], [0.0f32; LANES]);
+    for chunk in chunks {
+        for lane in 0..LANES {
+            largest[lane] = larger(largest[lane], chunk[lane]);
+            zeros[lane] += chunk[lane] - chunk[lane];
+        }
+    }
+    let rest = rest.iter().fold((f32::NEG_INFINITY, 0.0), |(top, zero), &v| (larger(top, v), zero + (v - v)));
+    (largest.into_iter().fold(rest.0, larger), zeros.into_iter().fold(rest.1, |a, b| a + b))
 }
 
 /// The largest value; negative infinity for an empty row.

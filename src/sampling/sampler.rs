@@ -30,6 +30,9 @@ impl Sampler {
     /// # Errors
     /// [`SamplingError::NonFinite`] when a logit is NaN or infinite, [`SamplingError::NothingAllowed`] when every token is forbidden.
     pub fn sample(&mut self, logits: &mut [f32], spec: &SampleSpec<'_>) -> Result<SampledToken, SamplingError> {
+        if let (true, Some((token, _))) = (is_plain_greedy(spec), row::peak(logits)) {
+            return Ok(SampledToken { token: token as TokenId, logprobs: None });
+        }
         if let Some(token) = row::first_non_finite(logits) {
             return Err(SamplingError::NonFinite { token: token as TokenId, position: spec.position });
         }
@@ -56,6 +59,13 @@ impl Sampler {
             RandomKey { seed: spec.params.seed, prompt_index: spec.prompt_index, choice_index: spec.choice_index, position: spec.position };
         Ok(self.weights.draw(uniform(key)))
     }
+}
+
+/// Whether the choice is the first of the largest logits as they are.
+fn is_plain_greedy(spec: &SampleSpec<'_>) -> bool {
+    let params = spec.params;
+    let changed = params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 || params.presence_penalty != 0.0;
+    is_greedy(params) && !changed && params.logit_bias.is_empty() && spec.forbidden.is_empty() && spec.logprobs.is_none()
 }
 
 /// Whether only the most likely token can be chosen.

@@ -148,3 +148,21 @@ proptest! {
         prop_assert_eq!(best, all);
     }
 }
+
+proptest! {
+    #[test]
+    fn the_peak_is_the_first_of_the_largest(
+        mut row in prop::collection::vec(-3i8..3, 0..1300).prop_map(|row| row.into_iter().map(f32::from).collect::<Vec<_>>()),
+        wrong in prop::option::of((any::<prop::sample::Index>(), prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY]))),
+    ) {
+        if let (Some((index, value)), false) = (&wrong, row.is_empty()) {
+            let index = index.index(row.len());
+            row[index] = *value;
+            prop_assert_eq!(crate::sampling::row::peak(&row), None);
+            return Ok(());
+        }
+        let largest = row.iter().copied().reduce(f32::max);
+        let first = largest.map(|largest| (row.iter().position(|v| *v == largest).expect("it is there"), largest));
+        prop_assert_eq!(crate::sampling::row::peak(&row), first);
+    }
+}
