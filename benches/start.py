@@ -60,4 +60,5 @@ def main() -> None:
         print(f"{name:24s} median {statistics.median(values):9.3f}   min {min(values):9.3f}   max {max(values):9.3f}")
 
 
-main()
+if __name__ == "__main__":
+    main()
