@@ -89,34 +89,48 @@ make_weights() {
 }
 
 size=270M prepare=no measure=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --size | --rounds | --threads | --only | --peer-flags | --output-json)
-        [ $# -gt 1 ] || fail "$1: a value is missing"
+
+read_flags() {
+    while [ $# -gt 0 ]; do
+        case "$1" in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
         case "$1" in
-        --size) size=$2 ;;
-        --output-json) measure+=("$1=$(cd "$launched_from" && realpath -m -- "$2")") ;;
-        *) measure+=("$1=$2") ;;
+        --size | --rounds | --threads | --only | --peer-flags | --output-json)
+            [ $# -gt 1 ] || fail "$1: a value is missing"
+            case "$1" in
+            --size) size=$2 ;;
+            --output-json) measure+=("$1=$(cd "$launched_from" && realpath -m -- "$2")") ;;
+            *) measure+=("$1=$2") ;;
+            esac
+            shift
+            ;;
+        --markdown) measure+=("$1") ;;
+        --prepare) prepare=yes ;;
+        --help | -h)
+            sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' benches/compare.sh
+            exit
+            ;;
+        *) fail "$1: no such flag, see --help" ;;
         esac
         shift
-        ;;
-    --markdown) measure+=("$1") ;;
-    --prepare) prepare=yes ;;
-    --help | -h)
-        sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
-        exit
-        ;;
-    *) fail "$1: no such flag, see --help" ;;
-    esac
-    shift
-done
-case "$size" in 270M | 450M | 1_1B) ;; *) fail "--size $size: expected 270M, 450M or 1_1B" ;; esac
+    done
+    case "$size" in 270M | 450M | 1_1B) ;; *) fail "--size $size: expected 270M, 450M or 1_1B" ;; esac
+}
 
-mkdir -p "$folder/logs"
-install_tools
-build_peer
-make_weights
-say "building openelm-server"
-cargo build --quiet --release --locked
-[ "$prepare" = no ] || exit 0
-"$python" benches/tools/compare.py --size "$size" "${measure[@]}"
+# One function, so that bash has read all of it before it runs.
+main() {
+    read_flags "$@"
+    # A mistake is told before anything is built.
+    python3 benches/tools/compare.py --size "$size" "${measure[@]}" --check
+
+    mkdir -p "$folder/logs"
+    install_tools
+    build_peer
+    make_weights
+    say "building openelm-server"
+    cargo build --quiet --release --locked
+    [ "$prepare" = no ] || exit 0
+    "$python" benches/tools/compare.py --size "$size" "${measure[@]}"
+    exit
+}
+
+main "$@"

@@ -48,7 +48,7 @@ class Session:
         # Variables that would configure either side.
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENELM_", "LLAMA_", "GGML_"))}
         (FOLDER / "logs").mkdir(parents=True, exist_ok=True)
-        self.model = self.agreement = None
+        self.model = self.kernels = self.agreement = None
         self.machine = self.ours("limits", "--only", "limits")["machine"]
         self.threads = arguments.threads or self.machine["cores"]
 
@@ -74,6 +74,8 @@ class Session:
         self.run(f"ours-{name}", [SERVER, "bench", *flags, "--rounds", "1", "--output-json", str(output)])
         report = json.loads(output.read_text())
         self.raw.append({"measurement": name, "side": "ours", "report": report})
+        if report["model"]:
+            self.kernels = report["model"]["kernels"]
         return report
 
     def our_model(self, name, *flags):
@@ -114,7 +116,7 @@ class Session:
                 "openelm-server": f"openelm-server {version} {described}".strip(),
                 "peer": (FOLDER / "peer-version").read_text().strip(),
             },
-            "kernels": self.model["kernels"] if self.model else "",
+            "kernels": self.kernels,
             "agreement": self.agreement,
             "peer_flags": shlex.join(self.peer_flags),
             "rows": self.rows,
@@ -302,15 +304,20 @@ def parse():
     parser.add_argument("--peer-flags", default="", metavar="FLAGS", help="for all programs of llama.cpp, as '-fa on'")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--output-json", type=Path, metavar="FILE")
+    parser.add_argument("--check", action="store_true", help="check these flags and end")
     arguments = parser.parse_args()
     unknown = set(arguments.only.split(",")) - set(MEASUREMENTS)
     if unknown:
         parser.error(f"--only {','.join(sorted(unknown))}: expected some of {','.join(MEASUREMENTS)}")
+    if arguments.output_json and not arguments.output_json.absolute().parent.is_dir():
+        parser.error(f"--output-json {arguments.output_json}: expected a file in a directory that is there")
     return arguments
 
 
 def main():
     arguments = parse()
+    if arguments.check:
+        return
     output = (arguments.output_json or ROOT / FOLDER / f"results-{arguments.size}.json").absolute()
     os.chdir(ROOT)
     session = Session(arguments)

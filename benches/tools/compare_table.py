@@ -103,7 +103,7 @@ def head(results):
     memory = f"{machine['memory_bytes'] / 2**30:.1f} GiB"
     flags, agreement = results["peer_flags"], results["agreement"]
     return [
-        f"{versions['openelm-server']} ({results['kernels']}) and {versions['peer']}",
+        f"{versions['openelm-server']} ({results['kernels'] or 'kernels not asked'}) and {versions['peer']}",
         f"random weights of OpenELM-{results['size']} in bfloat16, {count(results['rounds'])} in turn, {results['date']}",
         f"{machine['cpu']} ({machine['id']}), {machine['cores']} cores, {memory}; {results['threads']} threads each",
         f"llama.cpp with its defaults{' and ' + flags if flags else ''}; prompts over HTTP are token ids, the same for both",
