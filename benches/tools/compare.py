@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shlex
 import socket
 import subprocess
@@ -44,7 +45,7 @@ class Session:
         self.size, self.rounds, self.peer_flags = arguments.size, arguments.rounds, shlex.split(arguments.peer_flags)
         self.checkpoint = f"{FOLDER}/openelm-{self.size}-bf16"
         self.gguf = self.checkpoint + ".gguf"
-        self.commands, self.raw, self.rows = [], [], {}
+        self.commands, self.raw, self.rows, self.foreign_cores = [], [], {}, []
         # Variables that would configure either side.
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENELM_", "LLAMA_", "GGML_"))}
         (FOLDER / "logs").mkdir(parents=True, exist_ok=True)
@@ -100,6 +101,14 @@ class Session:
         said = ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items())
         print(f"compare: {ROWS[key].title}: {said}", file=sys.stderr, flush=True)
 
+    @contextlib.contextmanager
+    def watched(self):
+        """Notes how many cores everything else kept from what is measured inside, the host of a virtual machine among it."""
+        began, busy, own = time.monotonic(), busy_seconds(), own_seconds()
+        yield
+        foreign = (busy_seconds() - busy - (own_seconds() - own)) / (time.monotonic() - began)
+        self.foreign_cores.append(round(max(foreign, 0.0), 3))
+
     def results(self):
         vendor, name = cpu_id()
         git = ["git", "describe", "--always", "--dirty", "--tags"]
@@ -118,11 +127,24 @@ class Session:
             },
             "kernels": self.kernels,
             "agreement": self.agreement,
+            "foreign_cores": self.foreign_cores,
             "peer_flags": shlex.join(self.peer_flags),
             "rows": self.rows,
             "commands": self.commands,
             "raw": self.raw,
         }
+
+
+def busy_seconds():
+    """Of all cores since the machine started: user, nice, system, interrupts and what the host took."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds():
+    """Of this process and its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def cpu_id():
@@ -323,7 +345,8 @@ def main():
     session = Session(arguments)
     for name in arguments.only.split(","):
         for _ in range(session.rounds):
-            MEASUREMENTS[name](session)
+            with session.watched():
+                MEASUREMENTS[name](session)
     # In the order of the table, whatever the order of measuring.
     session.rows = {key: session.rows[key] for key in ROWS if key in session.rows}
     results = session.results()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
+# Cores that others may take before the figures are worth little: llama.cpp's threads spin and lose a whole time slice at each step.
+IDLE_CORES = 0.1
 HEAD = ["", "unit", "openelm-server", "llama.cpp", "ratio", "target", "of the limit", "target"]
 
 
@@ -97,6 +99,12 @@ def count(rounds):
     return "one round" if rounds == 1 else f"medians of {rounds} rounds"
 
 
+def others(foreign_cores):
+    """What else ran, over all rounds."""
+    line = f"everything else took {statistics.median(foreign_cores):.2f} cores, in the worst round {max(foreign_cores):.2f}"
+    return line if max(foreign_cores) <= IDLE_CORES else f"{line}: NOT IDLE, measure again"
+
+
 def head(results):
     """Lines above the table: what was compared, where and how."""
     machine, versions = results["machine"], results["versions"]
@@ -107,6 +115,7 @@ def head(results):
         f"random weights of OpenELM-{results['size']} in bfloat16, {count(results['rounds'])} in turn, {results['date']}",
         f"{machine['cpu']} ({machine['id']}), {machine['cores']} cores, {memory}; {results['threads']} threads each",
         f"llama.cpp with its defaults{' and ' + flags if flags else ''}; prompts over HTTP are token ids, the same for both",
+        others(results["foreign_cores"]),
         *([f"the likeliest first tokens of both are equal for {agreement} prompts"] if agreement else []),
     ]
 

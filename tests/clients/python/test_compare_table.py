@@ -27,6 +27,7 @@ def results(vendor, **rows):
         "kernels": "cpu portable",
         "peer_flags": "-fa on",
         "agreement": "16 of 16",
+        "foreign_cores": [0.0, 0.02, 0.05],
         "rows": rows,
     }
 
@@ -65,6 +66,12 @@ def test_the_heading_names_machine_versions_and_flags(compare_table):
     text = compare_table.table(results("AuthenticAMD", decode_1=DECODE))
     for part in ["A CPU", "2 cores", "3.0 GiB", "openelm-server 1.2.3", "llama.cpp of x", "-fa on", "medians of 3 rounds", "16 of 16"]:
         assert part in text, part
+
+
+def test_a_machine_that_was_not_idle_is_told(compare_table):
+    idle = results("AuthenticAMD", decode_1=DECODE)
+    assert "0.02 cores, in the worst round 0.05" in compare_table.table(idle) and "NOT IDLE" not in compare_table.table(idle)
+    assert "worst round 1.50: NOT IDLE" in compare_table.table(idle | {"foreign_cores": [0.0, 1.5]})
 
 
 def test_markdown_is_a_table_and_results_are_read_from_a_file(compare_table, tmp_path, capsys, monkeypatch):
