@@ -14,6 +14,7 @@ import os
 import re
 import resource
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -46,8 +47,6 @@ class Session:
         self.checkpoint = f"{FOLDER}/openelm-{self.size}-bf16"
         self.gguf = self.checkpoint + ".gguf"
         self.commands, self.raw, self.rows, self.foreign_cores = [], [], {}, []
-        # Variables that would configure either side.
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENELM_", "LLAMA_", "GGML_"))}
         (FOLDER / "logs").mkdir(parents=True, exist_ok=True)
         self.model = self.kernels = self.agreement = None
         self.machine = self.ours("limits", "--only", "limits")["machine"]
@@ -63,7 +62,7 @@ class Session:
         self.note(command)
         log = FOLDER / "logs" / f"{name}.log"
         with open(log, "w") as errors:
-            done = subprocess.run(command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
         if done.returncode != 0:
             end = "\n".join(log.read_text().splitlines()[-5:])
             raise SystemExit(f"{shlex.join(command)}\nended with status {done.returncode}, see {log}:\n{end}")
@@ -244,7 +243,7 @@ def running(session, name, command, port):
     session.note([*command, "--host", "127.0.0.1", "--port", "PORT"])
     with open(log, "w") as output:
         command = [*command, "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, env=session.environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_until_healthy(process, port, log)
             yield process
@@ -310,6 +309,14 @@ def serve_and_drive(session, side, command):
 # -------------------------------------------------------------------- main ----
 
 
+def clean_environment():
+    """Removes the variables that would configure either side, for all processes from here on. No packed weights are kept: every start
+    is a first one, and nothing is written behind while something is measured."""
+    for name in [name for name in os.environ if name.startswith(("OPENELM_", "LLAMA_", "GGML_"))]:
+        del os.environ[name]
+    os.environ["OPENELM_WEIGHT_CACHE"] = "off"
+
+
 def positive(text):
     number = int(text)
     if number < 1:
@@ -342,6 +349,9 @@ def main():
         return
     output = (arguments.output_json or ROOT / FOLDER / f"results-{arguments.size}.json").absolute()
     os.chdir(ROOT)
+    # So that servers are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    clean_environment()
     session = Session(arguments)
     for name in arguments.only.split(","):
         for _ in range(session.rounds):
