@@ -7,6 +7,7 @@ use openelm_server::engine::{Engine, EngineConfig, EngineHandle};
 use openelm_server::generation::{GenerationEvent, GenerationRequest, SamplingParams, StopCriteria, TokenLogprobs, Usage};
 use openelm_server::model::{ModelFiles, ModelSource};
 use openelm_server::ops::DType;
+use openelm_server::ops::cpu::{CpuBackend, CpuKernels};
 use openelm_server::runner::paged::{RunnerOptions, load};
 use openelm_server::telemetry::metrics::Metrics;
 use std::path::Path;
@@ -35,10 +36,10 @@ struct Server {
 }
 
 /// An engine on a golden checkpoint; `change` adjusts the defaults.
-fn start(name: &str, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
+fn start((name, kernels): Case, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let files = ModelFiles::open(&ModelSource::Directory(path), None).unwrap();
-    let mut options = RunnerOptions { dtype: Some(DType::Bf16), ..RunnerOptions::default() };
+    let mut options = RunnerOptions { dtype: Some(DType::Bf16), cpu_kernels: kernels, ..RunnerOptions::default() };
     let mut config = EngineConfig { max_model_len: 256, enable_prefix_caching: false, ..EngineConfig::default() };
     change(&mut options, &mut config);
     options.max_num_batched_tokens = config.max_num_batched_tokens;
@@ -99,8 +100,8 @@ async fn run(server: &Server, requests: Vec<GenerationRequest>) -> Vec<Answer> {
 }
 
 /// Every request alone on an engine with one thread.
-async fn alone(name: &str) -> Vec<Answer> {
-    let server = start(name, |options, _| options.threads = 1);
+async fn alone(case: Case) -> Vec<Answer> {
+    let server = start(case, |options, _| options.threads = 1);
     let mut answers = Vec::new();
     for request in requests() {
         answers.extend(run(&server, vec![request]).await);
@@ -121,36 +122,43 @@ fn metric(server: &Server, name: &str) -> f64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-const MODELS: [&str; 2] = ["tiny-hd64-gqa4", "tiny-hd32-gqa2"];
+/// A golden checkpoint, and the kernels that are forced on it.
+type Case = (&'static str, CpuKernels);
+
+/// Both checkpoints with all kernels that this CPU has.
+fn cases() -> Vec<Case> {
+    let kernels = [CpuKernels::Portable, CpuKernels::Avx512Bf16].into_iter().filter(|kernels| CpuBackend::new(*kernels, 1).is_ok());
+    kernels.flat_map(|kernels| ["tiny-hd64-gqa4", "tiny-hd32-gqa2"].map(|name| (name, kernels))).collect()
+}
 
 #[tokio::test]
 async fn a_batch_of_sixteen_gives_the_bits_of_each_alone() {
-    for name in MODELS {
-        let wanted = alone(name).await;
+    for case in cases() {
+        let wanted = alone(case).await;
         for threads in [1, 2] {
-            let server = start(name, |options, _| options.threads = threads);
-            compare(&format!("{name}, {threads} threads"), &run(&server, requests()).await, &wanted);
+            let server = start(case, |options, _| options.threads = threads);
+            compare(&format!("{case:?}, {threads} threads"), &run(&server, requests()).await, &wanted);
         }
     }
 }
 
 #[tokio::test]
 async fn chunks_of_seven_give_the_same_bits() {
-    for name in MODELS {
-        let server = start(name, |options, config| (options.threads, config.max_num_batched_tokens) = (2, 7));
-        compare(name, &run(&server, requests()).await, &alone(name).await);
+    for case in cases() {
+        let server = start(case, |options, config| (options.threads, config.max_num_batched_tokens) = (2, 7));
+        compare(&format!("{case:?}"), &run(&server, requests()).await, &alone(case).await);
     }
 }
 
 #[tokio::test]
 async fn a_prefix_hit_gives_the_same_bits() {
-    for name in MODELS {
-        let server = start(name, |_, config| config.enable_prefix_caching = true);
+    for case in cases() {
+        let server = start(case, |_, config| config.enable_prefix_caching = true);
         let first = run(&server, requests()).await;
         let second = run(&server, requests()).await;
-        let wanted = alone(name).await;
-        compare(name, &first, &wanted);
-        compare(name, &second, &wanted);
+        let wanted = alone(case).await;
+        compare(&format!("{case:?}"), &first, &wanted);
+        compare(&format!("{case:?}"), &second, &wanted);
         let hits = second.iter().filter(|answer| answer.usage.cached_tokens > 0).count();
         assert!(hits >= 8, "only {hits} requests hit the cache");
     }
@@ -158,16 +166,16 @@ async fn a_prefix_hit_gives_the_same_bits() {
 
 #[tokio::test]
 async fn preemption_gives_the_same_bits_and_leaks_nothing() {
-    for name in MODELS {
-        let server = start(name, |options, config| {
+    for case in cases() {
+        let server = start(case, |options, config| {
             // Room for one longest sequence and a half.
-            options.kv_cache_memory_bytes = Some(match name {
+            options.kv_cache_memory_bytes = Some(match case.0 {
                 "tiny-hd64-gqa4" => 12 * 32 * 2 * 6 * 2 * 64,
                 _ => 12 * 32 * 2 * 11 * 2 * 32,
             });
             config.max_num_seqs = 16;
         });
-        compare(name, &run(&server, requests()).await, &alone(name).await);
+        compare(&format!("{case:?}"), &run(&server, requests()).await, &alone(case).await);
         assert!(metric(&server, "vllm:num_preemptions_total") > 0.0, "the pool was large enough after all");
         assert_eq!(metric(&server, "vllm:kv_cache_usage_perc"), 0.0);
     }

@@ -72,7 +72,7 @@ keys! {
     TOKENIZER: MODEL_GROUP "tokenizer" One("PATH"), "auto",
         "tokenizer.json, or the directory that holds it; `auto` takes the model's own";
     WEIGHT_CACHE: MODEL_GROUP "weight-cache" One("auto|off|DIR"), "auto",
-        "Directory that keeps weights as the CPU reads them, so that later starts map a file and pack nothing; `auto` is openelm-server in \
+        "Directory that keeps weights as the CPU reads them, so that later starts read a file and arrange nothing; `auto` is openelm-server in \
          $XDG_CACHE_HOME or ~/.cache, `off` keeps nothing. It holds at most 8 GiB, and nothing of the demo model";
     SERVED_MODEL_NAME: MODEL_GROUP "served-model-name" Many("NAME"), "",
         "Names by which clients may ask for the model; the first stands in answers. Without one: the name of the model's directory, or `openelm-demo`";

@@ -130,9 +130,11 @@ fn linear_on_odd_shapes() {
 fn what_follows_a_product_on_odd_shapes() {
     for (inputs, outputs) in [(1, 2), (7, 34), (64, 32), (96, 66), (130, 100), (33, 224)] {
         for rows in [1, 4, 9, 17] {
-            for after in [After::Add, After::SwiGlu, After::Silu] {
-                compare_linear(LinearOp { rows, inputs, outputs, dtype: DType::Bf16, after });
+            for (after, dtype) in [(After::Add, DType::Bf16), (After::SwiGlu, DType::Bf16), (After::Silu, DType::Bf16)] {
+                compare_linear(LinearOp { rows, inputs, outputs, dtype, after });
             }
+            compare_linear(LinearOp { rows, inputs, outputs, dtype: DType::F32, after: After::SwiGlu });
+            compare_linear(LinearOp { rows, inputs, outputs, dtype: DType::F16, after: After::Add });
         }
     }
 }
@@ -140,6 +142,29 @@ fn what_follows_a_product_on_odd_shapes() {
 #[test]
 fn linear_of_many_rows_goes_through_groups_of_panels() {
     compare_linear(LinearOp { rows: 300, inputs: 64, outputs: 320, dtype: DType::Bf16, after: After::Store });
+}
+
+/// Logits of some rows of several, or of all of them.
+struct LogitsOp<'a>(&'a [u32]);
+
+impl Op for LogitsOp<'_> {
+    fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
+        let (rows, inputs, vocabulary) = (19, 70, 100);
+        let head = matrix(b, &noise(1, vocabulary * inputs), vocabulary, inputs, DType::Bf16);
+        let mut x = b.operand(rows, inputs, DType::Bf16).unwrap();
+        b.write_operand(&mut x, inputs, &noise(2, rows * inputs));
+        let mut out = vec![f32::NAN; self.0.len() * vocabulary];
+        b.logits(&head, &x, self.0, &mut out);
+        out
+    }
+}
+
+#[test]
+fn logits_of_chosen_rows() {
+    let all: Vec<u32> = (0..19).collect();
+    for rows in [&all[..], &all[..7], &[18], &[0, 5, 9, 18], &[3, 3]] {
+        compare(&format!("logits of {rows:?}"), Tolerance(2e-5, 0.2), LogitsOp(rows));
+    }
 }
 
 #[test]
@@ -164,8 +189,7 @@ fn the_dot_product_is_that_of_rounded_activations() {
 #[test]
 fn linear_rows_do_not_depend_on_the_batch() {
     let (inputs, outputs) = (70, 50);
-    let variants = CpuBackend::portable_variants(2).pop().into_iter().chain(CpuBackend::dot_variants(2).pop());
-    for cpu in variants {
+    for cpu in CpuBackend::portable_variants(2).into_iter().chain(CpuBackend::dot_variants(2)) {
         let (weights, x) = (noise(3, outputs * inputs), noise(4, 40 * inputs));
         let weight = matrix(&cpu, &weights, outputs, inputs, DType::Bf16);
         let product = |x: &[f32]| {
@@ -301,7 +325,7 @@ impl Op for AttentionOp {
 
 #[test]
 fn attention_over_pages() {
-    for (kv_heads, group, head_dim) in [(1, 1, 16), (2, 2, 32), (3, 4, 64), (1, 7, 128), (1, 3, 256)] {
+    for (kv_heads, group, head_dim) in [(1, 1, 16), (2, 2, 32), (3, 4, 64), (1, 7, 128), (1, 3, 256), (2, 5, 48), (1, 4, 80), (1, 2, 112)] {
         for context in [1, 2, 31, 32, 33, 70] {
             for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::Bf16, 4e-2), (DType::F16, 4e-3)] {
                 let shape = AttentionShape { q_heads: kv_heads * group, kv_heads, head_dim };
@@ -317,7 +341,7 @@ fn attention_over_pages() {
 #[test]
 fn attention_does_not_depend_on_the_block_size() {
     let shape = AttentionShape { q_heads: 4, kv_heads: 2, head_dim: 32 };
-    for cpu in CpuBackend::portable_variants(2).pop().into_iter().chain(CpuBackend::dot_variants(2).pop()) {
+    for cpu in CpuBackend::portable_variants(2).into_iter().chain(CpuBackend::dot_variants(2)) {
         let run = |block_size| AttentionOp { shape, dtype: DType::Bf16, block_size, context: 200, norm: true }.run(&cpu);
         let wanted = run(32);
         assert!([64, 96, 256].into_iter().all(|block_size| run(block_size) == wanted), "{}", cpu.kernels());

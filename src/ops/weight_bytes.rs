@@ -53,7 +53,7 @@ impl From<Aligned<u8>> for WeightBytes {
     }
 }
 
-/// A file mapped for reading that nobody but this user can write to.
+/// A file mapped for reading, of this user and not open to writes of every user.
 #[derive(Clone, Debug)]
 pub struct MappedFile {
     map: Arc<Mmap>,
@@ -71,8 +71,8 @@ impl MappedFile {
         if !metadata.is_file() || metadata.len() == 0 {
             return Err(Error::new(ErrorKind::InvalidData, "it is empty or not a regular file"));
         }
-        // SAFETY: the map is read-only. Nobody but this user may write to the file, as just checked, and this program never changes a
-        // file of weights under its final name: it writes others and renames them.
+        // SAFETY: the map is read-only. The file is this user's and not open to every user, as just checked; a group that was let in is
+        // trusted like the user. This program never changes a file of weights under its final name: it writes others and renames them.
         let map = unsafe { Mmap::map(&file) }?;
         Ok(Self { map: Arc::new(map) })
     }
@@ -90,7 +90,7 @@ impl MappedFile {
     }
 }
 
-/// Whether a file or directory is this user's and closed to writes of others.
+/// Whether a file or directory is this user's and not open to writes of every user.
 ///
 /// # Errors
 /// Why not, as a clause.

@@ -39,7 +39,7 @@ pub(super) fn peak(row: &[f32]) -> Option<(usize, f32)> {
         }
         start += block.len();
     }
-    // A sum of zeros, unless a difference was NaN.
+    // A sum of zeros, unless a product was NaN.
     let (start, largest) = best.filter(|_| zero == 0.0)?;
     let offset = row[start..].iter().position(|value| *value == largest)?;
     Some((start + offset, largest))
@@ -53,10 +53,10 @@ fn block_peak(block: &[f32]) -> (f32, f32) {
     for chunk in chunks {
         for lane in 0..LANES {
             largest[lane] = larger(largest[lane], chunk[lane]);
-            zeros[lane] += chunk[lane] - chunk[lane];
+            zeros[lane] += chunk[lane] * 0.0;
         }
     }
-    let rest = rest.iter().fold((f32::NEG_INFINITY, 0.0), |(top, zero), &v| (larger(top, v), zero + (v - v)));
+    let rest = rest.iter().fold((f32::NEG_INFINITY, 0.0), |(top, zero), &v| (larger(top, v), zero + v * 0.0));
     (largest.into_iter().fold(rest.0, larger), zeros.into_iter().fold(rest.1, |a, b| a + b))
 }
 

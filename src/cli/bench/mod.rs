@@ -29,6 +29,7 @@ use super::serve::{self, Loaded};
 use crate::config::host::HostResources;
 use crate::config::{Config, LogLevel};
 use crate::model::openelm::OpenElmConfig;
+use crate::runner::ModelRunner as _;
 use anyhow::{Context as _, bail};
 use meter::Meter;
 use options::{Part, lengths};
@@ -60,6 +61,9 @@ pub(super) fn run(config: &Config, options: &Options) -> anyhow::Result<()> {
     }
 }
 
+/// Largest buffer that the bandwidth is measured on: no cache holds more, whatever the size of the model.
+const MOST_PROBE_BYTES: u64 = 1 << 30;
+
 /// One line on standard error.
 fn progress(text: &str) {
     eprintln!("bench: {text}");
@@ -72,7 +76,10 @@ fn write(flag: &str, file: &Path, text: &str) -> anyhow::Result<()> {
 /// The configuration of `serve`, but without prefix cache, and without a line a request in the log.
 fn adapted(config: &Config, options: &Options) -> Config {
     let level = if config.log_level == LogLevel::Info { LogLevel::Warn } else { config.log_level };
-    let mut adapted = Config { enable_prefix_caching: false, log_level: level, ..config.clone() };
+    // Where no size of the KV cache is given, it has room for as many longest sequences.
+    let most = options.batches().into_iter().chain(options.clients()).max().unwrap_or(1);
+    let max_num_seqs = config.max_num_seqs.max(most);
+    let mut adapted = Config { enable_prefix_caching: false, log_level: level, max_num_seqs, ..config.clone() };
     if options.url.is_none() {
         // Our own server listens on the loopback address, for these clients alone.
         adapted.api_keys.clear();
@@ -98,11 +105,11 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
         decode: Vec::new(),
         http: Vec::new(),
     };
-    let model = if options.needs_model() { Some(load(config, options, host)?) } else { None };
+    let model = if options.needs_model() { Some(load(config, host)?) } else { None };
     let mut meter = None;
     if options.needs_limits() {
         progress("limits of this machine");
-        let mut new = Meter::new(threads, model.as_ref().map_or(0, |model| model.info.weight_bytes))?;
+        let mut new = Meter::new(threads, model.as_ref().map_or(0, |model| model.info.weight_bytes.min(MOST_PROBE_BYTES)))?;
         for _ in 0..options.rounds {
             new.round();
         }
@@ -117,26 +124,37 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// The model, with room in its KV cache for every sequence of decode at its longest.
-fn load(config: &Config, options: &Options, host: HostResources) -> anyhow::Result<Loaded> {
+/// The model, beside which the buffer of the limits has room. Nothing is written any more when it returns.
+fn load(config: &Config, host: HostResources) -> anyhow::Result<Loaded> {
     progress(&format!("loading {}", config.model));
-    let most = options.batches().into_iter().chain(options.clients()).max().unwrap_or(1);
-    // Where no size is given, the cache has room for as many longest sequences.
-    let config = Config { max_num_seqs: config.max_num_seqs.max(most), ..config.clone() };
-    serve::load(&config, host)
+    let memory_available_bytes = host.memory_available_bytes.saturating_sub(MOST_PROBE_BYTES);
+    let mut model = serve::load(config, HostResources { memory_available_bytes, ..host })?;
+    if let Some(writer) = model.writer.take() {
+        writer.wait();
+    }
+    Ok(model)
 }
 
 fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut model, meter): (Loaded, &mut Meter)) -> anyhow::Result<()> {
     let shapes = OpenElmConfig::parse(&model.files.config)?;
     let work = Work::of(&shapes, &model.info);
-    let instruction = work::instruction(&model.info.kernels);
+    let instruction = work::instruction(&model.info.kernels, model.info.dtype);
     let context = model.info.max_model_len;
     report.model = Some(describe(config, &model, (&work, instruction)));
     let prefills = if options.wants(Part::Prefill) { lengths("--prefill", options.prefill.as_ref(), &[512], context)? } else { Vec::new() };
     let (mut batches, mut contexts) = (Vec::new(), Vec::new());
     if options.wants(Part::Decode) {
         batches = options.batches();
-        contexts = lengths("--context", options.context.as_ref(), &[128, 1900], context.saturating_sub(DECODE_STEPS))?;
+        let most = batches.last().copied().unwrap_or(1);
+        let limits = model.runner.limits();
+        let of_pool = |context: usize| context.min(limits.num_blocks / most * limits.block_size).saturating_sub(DECODE_STEPS);
+        contexts = lengths("--context", options.context.as_ref(), &[128, 1900], of_pool(context))?;
+        if contexts.is_empty() {
+            bail!("the KV cache has no room for --batch {most}: lower it, or raise --kv-cache-memory-bytes");
+        }
+        if most > limits.max_num_batched_tokens {
+            bail!("--batch {most} is more than --max-num-batched-tokens {}: lower it, or raise that", limits.max_num_batched_tokens);
+        }
     }
     if options.wants(Part::Http) && options.http_prompt_tokens + options.http_output_tokens > context {
         let (prompt, output) = (options.http_prompt_tokens, options.http_output_tokens);

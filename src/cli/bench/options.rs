@@ -124,6 +124,15 @@ impl Options {
             let name = format!("{part:?}").to_lowercase();
             bail!("--only {name}: a server of --url can be measured over HTTP alone; leave out one of both");
         }
+        let of_steps = [("--prefill", self.prefill.is_some()), ("--batch", self.batch.is_some()), ("--context", self.context.is_some())];
+        if self.url.is_some()
+            && let Some((flag, _)) = of_steps.into_iter().find(|(_, given)| *given)
+        {
+            bail!("{flag}: a server of --url can be measured over HTTP alone; leave out one of both");
+        }
+        if ![Part::Limits, Part::Prefill, Part::Decode, Part::Http].into_iter().any(|part| self.wants(part)) {
+            bail!("nothing is left to measure: --only and the lists of --prefill, --batch, --context and --http exclude everything");
+        }
         for (flag, file) in [("--output-json", &self.output_json), ("--output-svg", &self.output_svg)] {
             let Some(file) = file else { continue };
             let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -139,14 +148,16 @@ impl Options {
 pub(super) fn lengths(flag: &str, asked: Option<&List>, default: &[usize], most: usize) -> anyhow::Result<Vec<usize>> {
     let Some(List(asked)) = asked else {
         if let Some(long) = default.iter().find(|length| **length > most) {
-            super::progress(&format!("{flag} {long} is cut to {most}, which is what the model's context has room for"));
+            super::progress(&format!("{flag} {long} is cut to {most}, which is what context and KV cache have room for"));
         }
         let mut lengths: Vec<usize> = default.iter().map(|length| (*length).min(most)).filter(|length| *length > 0).collect();
         lengths.dedup();
         return Ok(lengths);
     };
     match asked.iter().find(|length| **length > most) {
-        Some(long) => bail!("{flag} {long}: the context has room for {most}; lower it, or raise --max-model-len"),
+        Some(long) => {
+            bail!("{flag} {long}: context and KV cache have room for {most}; lower it, or raise --max-model-len or --kv-cache-memory-bytes")
+        }
         None => Ok(asked.clone()),
     }
 }
@@ -213,7 +224,7 @@ mod tests {
         assert_eq!(cut(None).expect("cut"), [128, 496]);
         assert_eq!(cut(Some(vec![16, 496])).expect("they fit"), [16, 496]);
         let error = cut(Some(vec![16, 497])).expect_err("too long").to_string();
-        assert!(error.starts_with("--context 497: the context has room for 496"), "{error}");
+        assert!(error.starts_with("--context 497: context and KV cache have room for 496"), "{error}");
         assert_eq!(lengths("--context", None, &[128, 1900], 100).expect("cut"), [100]);
     }
 }

@@ -176,9 +176,9 @@ pub struct HttpFigures {
     pub output_tokens_per_s: Summary,
     /// Time from connecting to the first token, median of the requests.
     pub ttft_p50_ms: Summary,
-    /// The same, 99th percentile.
+    /// The same, 99th percentile; of fewer than a hundred requests, about the longest.
     pub ttft_p99_ms: Summary,
-    /// Time between two tokens of a stream, median.
+    /// Time between two events of a stream that carry text, median; a server that sends every token at once has an event a token.
     pub inter_token_p50_ms: Option<Summary>,
     /// The same, 99th percentile.
     pub inter_token_p99_ms: Option<Summary>,

@@ -8,6 +8,7 @@ use crate::runner::{ModelRunner, RunnerLimits, SequenceSlice, StepBatch};
 use crate::sampling::SampleSpec;
 use anyhow::{Context as _, bail};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 /// Sequences with blocks of their own.
 pub(super) struct Sequences<'a> {
@@ -17,6 +18,8 @@ pub(super) struct Sequences<'a> {
     /// Tokens of each sequence whose keys and values are in the cache or just being computed.
     texts: Vec<Vec<TokenId>>,
     params: SamplingParams,
+    /// Time of all steps since the profile was reset.
+    steps: Duration,
 }
 
 /// What one sequence does in a step: it computes these positions of its text, and may choose the next token.
@@ -45,6 +48,7 @@ impl<'a> Sequences<'a> {
             tables: (0..count).map(table).collect(),
             texts: vec![Vec::new(); count],
             params: SamplingParams::greedy(),
+            steps: Duration::ZERO,
         })
     }
 
@@ -53,14 +57,17 @@ impl<'a> Sequences<'a> {
         if let Some(profile) = self.runner.step_profile() {
             profile.reset();
         }
+        self.steps = Duration::ZERO;
     }
 
     /// Where the time of the steps went since; empty for a runner that does not tell.
     pub(super) fn profile(&mut self) -> Vec<OpShare> {
-        let Some(profile) = self.runner.step_profile() else { return Vec::new() };
-        let total = profile.total().as_secs_f64();
-        let share = |op: StepOp| OpShare { operation: op.name().to_owned(), share: profile.time(op).as_secs_f64() / total };
-        if total > 0.0 { StepOp::ALL.map(share).to_vec() } else { Vec::new() }
+        let steps = self.steps;
+        let Some(profile) = self.runner.step_profile().filter(|_| !steps.is_zero()) else { return Vec::new() };
+        let share = |name: &str, time: Duration| OpShare { operation: name.to_owned(), share: time.as_secs_f64() / steps.as_secs_f64() };
+        let operations = StepOp::ALL.map(|op| share(op.name(), profile.time(op)));
+        let rest = share("packing the batch, outputs", steps.saturating_sub(profile.total()));
+        operations.into_iter().chain([rest]).collect()
     }
 
     /// Most tokens of a step.
@@ -113,7 +120,10 @@ impl<'a> Sequences<'a> {
                 score: None,
             }
         });
-        let outputs = self.runner.step(&StepBatch { sequences: sequences.collect(), new_blocks: &[] })?;
+        let batch = StepBatch { sequences: sequences.collect(), new_blocks: &[] };
+        let started = Instant::now();
+        let outputs = self.runner.step(&batch)?;
+        self.steps += started.elapsed();
         let sampled = outputs.into_iter().filter_map(|output| output.sampled);
         let tokens = sampled.map(|sampled| sampled.map(|sampled| sampled.token)).collect::<Result<_, _>>();
         tokens.context("the model gives no number; another --dtype may help")

@@ -3,6 +3,7 @@
 use super::report::{Instruction, Limits};
 use super::statistics::Summary;
 use crate::model::openelm::OpenElmConfig;
+use crate::ops::DType;
 use crate::ops::cpu::limits::LimitRound;
 use crate::runner::paged::ModelInfo;
 
@@ -38,9 +39,9 @@ impl Work {
     }
 }
 
-/// What multiplies in the kernels of this name: the one place that knows.
-pub(super) fn instruction(kernels: &str) -> Instruction {
-    if kernels.contains("avx512-bf16") { Instruction::Bf16Dot } else { Instruction::F32Fma }
+/// What multiplies weights of this type in the kernels of this name: the one place that knows.
+pub(super) fn instruction(kernels: &str, weights: DType) -> Instruction {
+    if kernels.contains("avx512-bf16") && weights == DType::Bf16 { Instruction::Bf16Dot } else { Instruction::F32Fma }
 }
 
 impl Instruction {
@@ -84,11 +85,15 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_the_kernels_tells_the_instruction() {
-        for (kernels, expected, peak) in
-            [("cpu avx512 (2 threads)", Instruction::F32Fma, 2.0), ("cpu avx512-bf16 (2 threads)", Instruction::Bf16Dot, 3.0)]
-        {
-            assert_eq!((instruction(kernels), instruction(kernels).peak(&LIMITS)), (expected, peak));
+    fn kernels_and_weights_tell_the_instruction() {
+        let (portable, dot) = ("cpu portable avx512 (2 threads)", "cpu avx512-bf16 (2 threads)");
+        for (kernels, weights, expected, peak) in [
+            (portable, DType::Bf16, Instruction::F32Fma, 2.0),
+            (dot, DType::Bf16, Instruction::Bf16Dot, 3.0),
+            (dot, DType::F32, Instruction::F32Fma, 2.0),
+            (dot, DType::F16, Instruction::F32Fma, 2.0),
+        ] {
+            assert_eq!((instruction(kernels, weights), instruction(kernels, weights).peak(&LIMITS)), (expected, peak));
         }
     }
 }

@@ -88,7 +88,7 @@ pub(super) struct Loaded {
     /// What it says of itself.
     pub(super) info: ModelInfo,
     /// What still writes packed weights.
-    writer: Option<BackgroundWriter>,
+    pub(super) writer: Option<BackgroundWriter>,
 }
 
 /// Reads files, tokenizer and weights, and allocates the KV cache.

@@ -58,11 +58,6 @@ impl StepOp {
             Self::Sampling => "sampling",
         }
     }
-
-    /// Whether it is a product with weights.
-    pub fn is_product(self) -> bool {
-        matches!(self, Self::QkvProj | Self::OutProj | Self::Proj1 | Self::Proj2 | Self::Head)
-    }
 }
 
 /// Time by operation since it was made or reset.

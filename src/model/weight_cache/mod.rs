@@ -1,4 +1,4 @@
-//! Weights as a backend arranged them, in files that later starts map instead of arranging them again.
+//! Weights as a backend arranged them, in files that later starts read instead of arranging them again.
 //!
 //! `runner::paged` asks for the hash of a checkpoint that was seen before ([`WeightCache::known_hash`]), maps its packed file
 //! ([`WeightCache::open_file`]) and, where there is none, writes it behind the server's back ([`WeightCache::write_in_background`]).

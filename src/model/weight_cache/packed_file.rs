@@ -7,7 +7,7 @@ use crate::ops::{Backend, MappedFile, WeightBytes};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A verified packed file. The weights it gives keep it mapped, also when its name is gone.
+/// A verified packed file. What it gives keeps it mapped, also when its name is gone; the CPU backend copies it and lets it go.
 #[derive(Debug)]
 pub struct PackedFile {
     map: MappedFile,

@@ -112,7 +112,7 @@ impl Job {
         match write(cache, key, tensors, self) {
             Ok((path, bytes)) => {
                 let seconds = started.elapsed().as_secs_f64();
-                tracing::info!(file = %path.display(), bytes, seconds, "packed weights written, the next start maps them");
+                tracing::info!(file = %path.display(), bytes, seconds, "packed weights written, the next start reads them");
             }
             Err(CacheError::Cancelled) => tracing::info!("packed weights are not written, the server ends"),
             Err(error) => tracing::warn!(reason = %error, "packed weights are not kept; --weight-cache DIR names another place, or off"),

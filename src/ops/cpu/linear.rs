@@ -144,7 +144,7 @@ impl Linear<'_> {
     unsafe fn halves<V: Lanes, P: Product, const R: usize>(&self, panel: usize, tile: usize, prefetch: Prefetch, sums: &mut Sums) {
         let (weights, x) = (self.weight.panel(panel).as_ptr(), self.x.tile_units(tile));
         let pairs = self.weight.inputs().div_ceil(2);
-        // SAFETY: the panel holds all pairs of k, the tile R rows of as many; `linear_to` compared their widths.
+        // SAFETY: the panel holds all pairs of k, the tile R rows of as many; `check`, which the backend calls first, compared their widths.
         unsafe {
             if V::TILE_VECTORS == 2 {
                 products::<V, P, R, 2>((weights, 0), x, pairs, prefetch, sums);

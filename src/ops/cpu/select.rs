@@ -1,8 +1,8 @@
 //! Which kernels compute.
 //!
 //! `vdpbf16ps` multiplies bf16 pairs at twice the rate of f32 FMA on AMD's Zen 4 and later, at half of it on Intel's Sapphire Rapids. It rounds
-//! activations to bf16, so its bits differ from the portable kernels'. The choice follows the CPU's vendor and family alone: machines of one
-//! kind always agree.
+//! activations to bf16, so its bits differ from the portable kernels'. The choice follows the CPU's features, vendor and family and nothing
+//! that is measured: machines of one kind always agree.
 
 use super::lanes::Isa;
 

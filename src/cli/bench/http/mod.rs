@@ -75,6 +75,8 @@ fn measure(runtime: &Runtime, mut load: Load, mut meter: Option<&mut Meter>, cos
             let limits = meter.as_deref_mut().map(Meter::round);
             rounds.push(runtime.block_on(load.round(clients, limits)));
         }
+        // Prompts made of text have about the length asked for: too vague to count operations by.
+        let cost = cost.filter(|_| load.options.prompt_text.is_none());
         found.push(load::summary(&load.options, clients, &rounds, cost));
     }
     Ok(found)

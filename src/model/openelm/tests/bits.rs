@@ -3,11 +3,20 @@
 
 use super::golden::{Bench, argmax, open};
 use crate::model::{ModelFiles, ModelSource};
-use crate::ops::cpu::{CpuBackend, CpuKernels};
+use crate::ops::cpu::CpuBackend;
 use crate::ops::{Backend, DType};
 
-/// What [`Backend::arithmetic`] calls the arithmetic that gives [`RECORDED`].
+/// What [`Backend::arithmetic`] calls the arithmetic that gives [`RECORDED`], and the one that gives [`RECORDED_DOT`].
 const ARITHMETIC: &str = "cpu-f32fma";
+const DOT_ARITHMETIC: &str = "cpu-bf16dot";
+
+/// As [`RECORDED`], in the arithmetic of `vdpbf16ps`, which every instruction set has spelled out.
+const RECORDED_DOT: [(&str, DType, DType, &str); 4] = [
+    ("tiny-hd64-gqa4", DType::Bf16, DType::Bf16, "68c1f635dfe72cf85ace25d1e97d2dd38b086451bfd85afb6374830f61277821"),
+    ("tiny-hd64-gqa4", DType::F32, DType::Bf16, "cb3b446c8073ac85b7c2f892ddb4901980d1b5dec589c4a2168dcb4229d052e3"),
+    ("tiny-hd32-gqa2", DType::Bf16, DType::F32, "b2711d64fdaf376532467d3fc22ea841361431eb523dcfe76d3d5053849ed057"),
+    ("embedded", DType::Bf16, DType::Bf16, "8f2e7802a86b44d7e54a43c22103dd50a8226a5bbba74ffdca5e1872fa56a541"),
+];
 
 /// (model, dtype of weights, dtype of the KV cache, BLAKE3 of the bits of all logits as little-endian f32).
 const RECORDED: [(&str, DType, DType, &str); 20] = [
@@ -77,16 +86,19 @@ fn forward(backend: CpuBackend, name: &str, weights: DType, kv: DType) -> Vec<Ve
 
 #[test]
 fn logits_have_the_recorded_bits_in_every_instruction_set() {
-    let portable = CpuBackend::new(CpuKernels::Portable, 1).unwrap();
-    assert_eq!(
-        portable.arithmetic(DType::Bf16, DType::Bf16),
-        ARITHMETIC,
-        "another name for the arithmetic goes with other hashes in {}",
-        file!()
-    );
+    check(ARITHMETIC, CpuBackend::portable_variants, &RECORDED);
+}
+
+#[test]
+fn dot_products_have_the_recorded_bits_in_every_instruction_set() {
+    check(DOT_ARITHMETIC, CpuBackend::dot_variants, &RECORDED_DOT);
+}
+
+fn check(arithmetic: &str, variants: fn(usize) -> Vec<CpuBackend>, recorded: &[(&str, DType, DType, &str)]) {
     let mut wrong = Vec::new();
-    for (name, weights, kv, wanted) in RECORDED {
-        for cpu in CpuBackend::portable_variants(2) {
+    for &(name, weights, kv, wanted) in recorded {
+        for cpu in variants(2) {
+            assert_eq!(cpu.arithmetic(weights, kv), arithmetic, "another name for the arithmetic goes with other hashes in {}", file!());
             let isa = cpu.isa();
             let found = hash(&forward(cpu, name, weights, kv));
             println!("{name} {weights} kv {kv} {isa}: {found}");
@@ -99,7 +111,7 @@ fn logits_have_the_recorded_bits_in_every_instruction_set() {
         wrong.is_empty(),
         "logits have other bits than the recorded ones:\n{}\n\
          If only some instruction sets are named, their kernels are wrong. If all are and the arithmetic was changed on purpose, put the new \
-         hashes into RECORDED in {}, and give the arithmetic another name there and in CpuBackend::arithmetic (now {ARITHMETIC}): it is part of \
+         hashes into {}, and give the arithmetic another name there and in CpuBackend::arithmetic (now {arithmetic}): it is part of \
          system_fingerprint, which must not promise the answers of another arithmetic. If a model's files were changed, its hashes alone \
          are to be replaced.",
         wrong.join("\n"),
