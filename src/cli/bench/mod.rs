@@ -156,6 +156,12 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
             bail!("--batch {most} is more than --max-num-batched-tokens {}: lower it, or raise that", limits.max_num_batched_tokens);
         }
     }
+    if let (true, Some(&most)) = (options.wants(Part::Http), options.clients().last()) {
+        // Each client has one request in the queue at most; a queue that is too short would answer 503.
+        if most > config.max_num_queued_reqs {
+            bail!("--http {most} is more than --max-num-queued-reqs {}: lower it, or raise that", config.max_num_queued_reqs);
+        }
+    }
     if options.wants(Part::Http) && options.http_prompt_tokens + options.http_output_tokens > context {
         let (prompt, output) = (options.http_prompt_tokens, options.http_output_tokens);
         bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");

@@ -9,7 +9,7 @@ const MOST: usize = 1 << 20;
 
 /// The flags of `bench` alone.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Measuring")]
+#[command(next_help_heading = "Measuring", about = "Measure prefill, decode and HTTP beside this machine's own limits; takes the flags of serve", long_about = None)]
 pub struct Options {
     /// Rounds of each measurement; medians and extremes are over them
     #[arg(long, value_name = "N", default_value = "5", value_parser = positive)]

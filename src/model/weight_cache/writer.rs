@@ -94,6 +94,9 @@ impl BackgroundWriter {
 impl Drop for BackgroundWriter {
     fn drop(&mut self) {
         self.cancelled.store(true, Ordering::SeqCst);
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            tracing::info!("packed weights are not written: the server ended before; the next start writes them");
+        }
         // Without its name the file can no longer become the packed one, however far the writer is. Nothing to remove is the rule.
         let _ = std::fs::remove_file(&self.temporary);
     }
