@@ -38,4 +38,9 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L $libraries
 
 filters=("$@")
 [ "${#filters[@]}" -gt 0 ] || filters=(ops:: openelm::tests::golden:: openelm::tests::bits::)
-cargo test --quiet --locked --lib --target aarch64-unknown-linux-gnu -Zbuild-std -- "${filters[@]}" --skip bits_do_not_depend
+tests=(cargo test --quiet --locked --lib --target aarch64-unknown-linux-gnu -Zbuild-std -- "${filters[@]}" --skip bits_do_not_depend)
+names=$("${tests[@]}" --list)
+for filter in "${filters[@]}"; do
+    grep -qF -- "$filter" <<<"$names" || { echo "no test has a name with $filter" >&2; exit 1; }
+done
+"${tests[@]}"
