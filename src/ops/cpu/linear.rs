@@ -4,8 +4,9 @@
 //! any tile, any split over threads, and any instruction set of the same arithmetic.
 //!
 //! Panels are the outer loop, so that weights are read once and in address order; the tiles of rows after the first find the panel in the
-//! second-level cache. With many tiles, a group of panels stays there while all rows go through it.
+//! second-level cache. With many tiles, a group of panels stays there while all rows go through it, and who has done its share helps the others.
 
+use super::claims::Claims;
 use super::lanes::{Kernel, Lanes, Part, WIDTH};
 use super::math::silu;
 use super::matrix::{PANEL, PanelMatrix};
@@ -13,12 +14,18 @@ use super::memory::SharedMut;
 use super::operand::{BLOCK_UNITS, Operand, OperandMut, UnitFormat};
 use super::product::{Bf16DotProduct, Bf16Product, F16Product, F32Product, Product};
 use crate::ops::{DType, MatrixRows};
+use std::ops::Range;
 
 /// Bytes of panels that many rows go through before the next panels are read: they stay in the second-level cache.
 const GROUP_BYTES: usize = 256 << 10;
 
-/// Row tiles from which on panels are grouped.
+/// Row tiles from which on panels are grouped, and taken from other threads that are behind. With fewer a panel is so short that taking
+/// one gains nothing, and costs where cores are shared.
 const GROUP_FROM_TILES: usize = 32;
+
+/// Rows of a tile up to which a whole panel is read at once also where [`Lanes::TILE_VECTORS`] is 1: a decode step is bound by memory, which
+/// gives most when it is read in address order.
+const NARROW_WHOLE_ROWS: usize = 2;
 
 /// Most rows of a tile, over all instruction sets.
 const MOST_ROWS: usize = 8;
@@ -52,9 +59,11 @@ pub(super) enum Output<'a> {
 
 /// One product.
 pub(super) struct Linear<'a> {
-    pub(super) weight: &'a PanelMatrix,
-    pub(super) x: &'a Operand,
-    pub(super) out: Output<'a>,
+    weight: &'a PanelMatrix,
+    x: &'a Operand,
+    out: Output<'a>,
+    /// All panels, shared out, where threads help each other.
+    claims: Option<Claims>,
 }
 
 /// What a tile asks for while it computes.
@@ -84,20 +93,41 @@ impl Kernel for Linear<'_> {
     }
 }
 
-impl Linear<'_> {
+impl<'a> Linear<'a> {
+    /// The product of `weight` and `x`, for `threads` threads.
+    ///
+    /// # Panics
+    /// When their shapes and the output's do not fit each other.
+    pub(super) fn new(weight: &'a PanelMatrix, x: &'a Operand, out: Output<'a>, threads: usize) -> Self {
+        let claims = (x.layout().tiles() >= GROUP_FROM_TILES).then(|| Claims::new(threads, weight.panels()));
+        let job = Self { weight, x, out, claims };
+        job.check();
+        job
+    }
+
     #[inline(always)]
     unsafe fn panels<V: Lanes, P: Product>(&self, part: Part) {
         let (tiles, panel_bytes) = (self.x.layout().tiles(), self.weight.panel_bytes());
-        let group = if tiles < GROUP_FROM_TILES { 1 } else { (GROUP_BYTES / panel_bytes).clamp(1, 8) };
-        let panels = part.range(self.weight.panels());
-        for first in panels.clone().step_by(group) {
+        let group = if self.claims.is_none() { 1 } else { (GROUP_BYTES / panel_bytes).clamp(1, 8) };
+        let own = part.range(self.weight.panels());
+        let mut left = own.clone();
+        while let Some(panels) = self.take(part, &mut left, group) {
             for tile in 0..tiles {
-                for panel in first..(first + group).min(panels.end) {
-                    let next = panel + group < panels.end;
-                    // SAFETY: the caller's promise; a panel's outputs belong to this part only.
+                for panel in panels.clone() {
+                    let next = own.contains(&panel) && panel + group < own.end;
+                    // SAFETY: the caller's promise; every panel is taken once, so its outputs belong to this part only.
                     unsafe { self.tile::<V, P>(panel, tile, self.prefetch::<P>((panel, group, next), tile)) };
                 }
             }
+        }
+    }
+
+    /// The panels that come next: of the own share `left`, or of all that is left.
+    #[inline(always)]
+    fn take(&self, part: Part, left: &mut Range<usize>, group: usize) -> Option<Range<usize>> {
+        match &self.claims {
+            Some(claims) => claims.next(part, group),
+            None => left.next().map(|panel| panel..panel + 1),
         }
     }
 
@@ -144,9 +174,9 @@ impl Linear<'_> {
     unsafe fn halves<V: Lanes, P: Product, const R: usize>(&self, panel: usize, tile: usize, prefetch: Prefetch, sums: &mut Sums) {
         let (weights, x) = (self.weight.panel(panel).as_ptr(), self.x.tile_units(tile));
         let pairs = self.weight.inputs().div_ceil(2);
-        // SAFETY: the panel holds all pairs of k, the tile R rows of as many; `check`, which the backend calls first, compared their widths.
+        // SAFETY: the panel holds all pairs of k, the tile R rows of as many; `check` compared their widths.
         unsafe {
-            if V::TILE_VECTORS == 2 {
+            if V::TILE_VECTORS == 2 || R <= NARROW_WHOLE_ROWS {
                 products::<V, P, R, 2>((weights, 0), x, pairs, prefetch, sums);
             } else {
                 products::<V, P, R, 1>((weights, 0), x, pairs, prefetch, sums);
@@ -184,7 +214,7 @@ impl Linear<'_> {
     }
 
     /// Whether weight, activations and output fit each other.
-    pub(super) fn check(&self) {
+    fn check(&self) {
         let (weight, x) = (self.weight, self.x.layout());
         assert_eq!(x.width, weight.inputs(), "activations of another width than the weights");
         let (rows, width, paired) = match &self.out {
@@ -250,6 +280,16 @@ unsafe fn add_pair<V: Lanes, P: Product, const R: usize, const H: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        if V::TILE_VECTORS < H {
+            // Sixteen registers hold the weights of one half beside the sums, not those of both.
+            for h in 0..H {
+                let pair = P::load::<V>(weights, half + h);
+                for r in 0..R {
+                    sums[r][h] = P::add(sums[r][h], pair, x.add(r * BLOCK_UNITS));
+                }
+            }
+            return;
+        }
         let mut pair = [P::load::<V>(weights, half); H];
         for h in 1..H {
             pair[h] = P::load::<V>(weights, half + h);

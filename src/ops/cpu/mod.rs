@@ -9,6 +9,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod attention;
+mod claims;
 mod elementwise;
 mod lanes;
 pub mod limits;
@@ -115,9 +116,7 @@ impl CpuBackend {
 
     fn product(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: Output<'_>) {
         assert_eq!(x.layout().rows, rows, "other rows than were prepared");
-        let job = Linear { weight, x, out };
-        job.check();
-        self.run(&job);
+        self.run(&Linear::new(weight, x, out, self.threads()));
     }
 
     /// How products with matrices stored as `weights` read activations.

@@ -3,8 +3,8 @@
 //! Waking a parked thread takes 60–130 µs, more than most operations of a step, so nothing parks within a step: a waiting thread spins for a
 //! moment, then offers its core to others with `yield_now`, and parks only when no work came for a while (between steps, when idle).
 //!
-//! **Architecture invariant:** a job is split by its own arithmetic into as many parts as there are threads; which thread does a part never
-//! changes a result.
+//! **Architecture invariant:** a job is split by its own arithmetic into as many parts as there are threads, and may let who is done help the
+//! others (`claims`); which thread computes an output never changes it.
 
 use super::lanes::Part;
 use std::any::Any;
