@@ -346,7 +346,7 @@ mod a_measurement {
     use super::*;
     use serde_json::Value;
 
-    const TINY: [&str; 16] = [
+    const TINY: [&str; 20] = [
         "--rounds",
         "1",
         "--prefill",
@@ -355,6 +355,10 @@ mod a_measurement {
         "1,2",
         "--context",
         "16",
+        "--decode-steps",
+        "8",
+        "--min-round-ms",
+        "0",
         "--http",
         "1",
         "--http-prompt-tokens",
@@ -398,6 +402,7 @@ mod a_measurement {
         }
         let lengths = ["prefill", "decode", "http"].map(|part| report[part].as_array().map_or(0, Vec::len));
         assert_eq!((lengths, &report["http"][0]["errors"], &report["schema"]), ([1, 2, 1], &0.into(), &1.into()));
+        assert_eq!((&report["decode"][0]["steps"], &report["min_round_ms"]), (&8.into(), &0.into()));
         let plot = fs::read_to_string(directory.path().join("out.svg")).expect("written");
         assert!(plot.starts_with("<svg") && plot.contains("sequences in a step"));
     }
@@ -408,6 +413,8 @@ mod a_measurement {
             (&["--batch", "1,x"][..], 2, "--batch"),
             (&["--port", "x"], 2, "--port"),
             (&["--context", "100000"], 1, "--context 100000"),
+            (&["--decode-steps", "100000"], 1, "--decode-steps 100000"),
+            (&["--min-round-ms", "x"], 2, "--min-round-ms"),
             (&["--prefill", "100000"], 1, "--prefill 100000"),
             (&["--http-prompt-tokens", "100000"], 1, "--http-prompt-tokens 100000"),
             (&["--output-svg", "no/such/file.svg"], 1, "--output-svg no/such/file.svg"),

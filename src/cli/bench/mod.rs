@@ -35,8 +35,8 @@ use meter::Meter;
 use options::{Part, lengths};
 use report::{Instruction, Model, Report, SCHEMA};
 use std::path::Path;
-use std::time::SystemTime;
-use steps::{Bench, DECODE_STEPS};
+use std::time::{Duration, SystemTime};
+use steps::{Bench, Rounds};
 use work::Work;
 
 /// Measures what `options` ask for, prints it and writes the files.
@@ -97,6 +97,7 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
         model: None,
         url: options.url.clone(),
         rounds: options.rounds,
+        min_round_ms: options.min_round_ms,
         limits: None,
         prefill: Vec::new(),
         decode: Vec::new(),
@@ -143,10 +144,13 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         batches = options.batches();
         let most = batches.last().copied().unwrap_or(1);
         let limits = model.runner.limits();
-        let of_pool = |context: usize| context.min(limits.num_blocks / most * limits.block_size).saturating_sub(DECODE_STEPS);
+        let of_pool = |context: usize| context.min(limits.num_blocks / most * limits.block_size).saturating_sub(options.decode_steps);
         contexts = lengths("--context", options.context.as_ref(), &[128, 1900], of_pool(context))?;
         if contexts.is_empty() {
-            bail!("the KV cache has no room for --batch {most}: lower it, or raise --kv-cache-memory-bytes");
+            bail!(
+                "the KV cache has no room for --batch {most} and --decode-steps {}: lower them, or raise --kv-cache-memory-bytes",
+                options.decode_steps
+            );
         }
         if most > limits.max_num_batched_tokens {
             bail!("--batch {most} is more than --max-num-batched-tokens {}: lower it, or raise that", limits.max_num_batched_tokens);
@@ -162,7 +166,8 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         let (prompt, output) = (options.http_prompt_tokens, options.http_output_tokens);
         bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");
     }
-    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds: options.rounds };
+    let rounds = Rounds { count: options.rounds, least: Duration::from_millis(options.min_round_ms), decode_steps: options.decode_steps };
+    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds };
     for length in prefills {
         progress(&format!("prefill of {length} tokens"));
         report.prefill.push(bench.prefill(length)?);

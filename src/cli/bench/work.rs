@@ -74,6 +74,14 @@ impl Instruction {
 }
 
 #[cfg(test)]
+impl Work {
+    /// Of so many parameters in layers and head, and bytes of both and of a token's keys and values.
+    pub(super) fn new((layers, head): (f64, f64), weight_bytes: f64, kv_bytes: f64) -> Self {
+        Self { layers, head, weight_bytes, kv_bytes }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{ModelFiles, ModelSource};
@@ -85,7 +93,7 @@ mod tests {
 
     #[test]
     fn rows_and_logits_are_counted_apart() {
-        let work = Work { layers: 100.0, head: 10.0, weight_bytes: 220.0, kv_bytes: 4.0 };
+        let work = Work::new((100.0, 10.0), 220.0, 4.0);
         assert_eq!((work.flops(1, 1), work.flops(512, 1)), (220.0, 102_420.0));
         assert_eq!((work.bytes(1, 0), work.bytes(2, 8)), (220.0, 284.0));
     }
