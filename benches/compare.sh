@@ -129,8 +129,8 @@ main() {
     say "building openelm-server"
     cargo build --quiet --release --locked
     [ "$prepare" = no ] || exit 0
-    "$python" benches/tools/compare.py --size "$size" "${measure[@]}"
-    exit
+    # In the place of this shell, so that whoever ends it ends the measurement and its servers.
+    exec "$python" benches/tools/compare.py --size "$size" "${measure[@]}"
 }
 
 main "$@"

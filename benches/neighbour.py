@@ -6,12 +6,13 @@ benches/neighbour.py [ARGUMENTS OF THE SERVER]     e.g. benches/neighbour.py --m
 
 import http.client
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 
-from start import BINARY
+from launch import ending, running
 
 IDLE_SECONDS = 20
 TOKENS = 128
@@ -21,7 +22,7 @@ ROUNDS = 5
 def cpu_seconds(pid: int) -> float:
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rate(port: int) -> float:
@@ -41,35 +42,20 @@ def median_rate(port: int) -> float:
 
 
 def main() -> None:
-    command = [BINARY, "serve", "--port", "0", "--log-level", "error", "--no-enable-prefix-caching", *sys.argv[1:]]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout
-        port = 0
-        for line in server.stdout:
-            if "listens on" in line:
-                port = int(line.split("http://", 1)[1].split()[0].rsplit(":", 1)[1])
-            if "ready after" in line:
-                break
-        rate(port)
+    with running(["--no-enable-prefix-caching", *sys.argv[1:]]) as server:
+        rate(server.port)
         time.sleep(1)
         before = cpu_seconds(server.pid)
         time.sleep(IDLE_SECONDS)
         print(f"idle                         {(cpu_seconds(server.pid) - before) / IDLE_SECONDS:8.2%} of a core")
-        alone = median_rate(port)
-        neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        try:
+        alone = median_rate(server.port)
+        with ending(subprocess.Popen([sys.executable, "-c", "while True: pass"])):
             time.sleep(0.5)
-            beside = median_rate(port)
-        finally:
-            neighbour.kill()
-            neighbour.wait()
-        alone = statistics.median([alone, median_rate(port)])
+            beside = median_rate(server.port)
+        alone = statistics.median([alone, median_rate(server.port)])
         print(f"one stream alone             {alone:8.1f} tokens/s")
         print(f"beside a process on one core {beside:8.1f} tokens/s, {beside / alone:.0%}")
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,12 +7,11 @@ benches/start.py [ROUNDS] [-- ARGUMENTS OF THE SERVER]     e.g. benches/start.py
 import http.client
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-BINARY = Path(__file__).parent.parent / "target/release/openelm-server"
+from launch import running
 
 
 def memory_mb(pid: int, key: str) -> float:
@@ -23,31 +22,19 @@ def memory_mb(pid: int, key: str) -> float:
 
 
 def one_round(arguments: list[str]) -> dict[str, float]:
-    started = time.perf_counter()
-    command = [BINARY, "serve", "--port", "0", "--log-level", "error", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        port = 0
-        for line in process.stdout:
-            if "listens on" in line:
-                port = int(line.split("http://", 1)[1].split()[0].rsplit(":", 1)[1])
-            if "ready after" in line:
-                break
+    with running(arguments) as server:
         ready = time.perf_counter()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         body = {"prompt": [1, 9, 9], "max_tokens": 8, "stream": True, "ignore_eos": True, "return_token_ids": True}
         connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         reply = connection.getresponse()
-        while not reply.readline().startswith(b"data: "):
+        assert reply.status == 200, reply.read()
+        while (line := reply.readline()) and not line.startswith(b"data: "):
             pass
         first = time.perf_counter()
         reply.read()
-        figures = {"exec to ready s": ready - started, "exec to first token s": first - started}
-        return figures | {"resident MB": memory_mb(process.pid, "VmRSS"), "peak resident MB": memory_mb(process.pid, "VmHWM")}
-    finally:
-        process.terminate()
-        process.wait(30)
+        figures = {"exec to ready s": ready - server.started, "exec to first token s": first - server.started}
+        return figures | {"resident MB": memory_mb(server.pid, "VmRSS"), "peak resident MB": memory_mb(server.pid, "VmHWM")}
 
 
 def main() -> None:

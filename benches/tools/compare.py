@@ -26,6 +26,7 @@ from compare_table import ROWS, table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benches"))
 import start  # noqa: E402
+from launch import ending  # noqa: E402
 
 SERVER = "target/release/openelm-server"
 FOLDER = Path("target/compare")
@@ -108,7 +109,7 @@ class Session:
         foreign = (busy_seconds() - busy - (own_seconds() - own)) / (time.monotonic() - began)
         self.foreign_cores.append(round(max(foreign, 0.0), 3))
 
-    def results(self):
+    def results(self, is_complete):
         vendor, name = cpu_id()
         git = ["git", "describe", "--always", "--dirty", "--tags"]
         described = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -118,6 +119,7 @@ class Session:
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "size": self.size,
             "rounds": self.rounds,
+            "is_complete": is_complete,
             "threads": self.threads,
             "machine": self.machine | {"vendor": vendor, "id": name},
             "versions": {
@@ -128,7 +130,8 @@ class Session:
             "agreement": self.agreement,
             "foreign_cores": self.foreign_cores,
             "peer_flags": shlex.join(self.peer_flags),
-            "rows": self.rows,
+            # In the order of the table, whatever the order of measuring.
+            "rows": {key: self.rows[key] for key in ROWS if key in self.rows},
             "commands": self.commands,
             "raw": self.raw,
         }
@@ -157,21 +160,27 @@ def cpu_id():
 # ------------------------------------------------------------- measurements ----
 
 
+def as_the_peer(steps):
+    """Flags for as many steps in a row as the tools of llama.cpp take, once a round after a warm-up."""
+    return ["--decode-steps", str(steps), "--min-round-ms", "0"]
+
+
 def decode_1(session):
-    report = session.our_model("decode_1", "--only", "decode", "--batch", "1", "--context", "128")["decode"][0]
+    # The peer begins with nothing in its cache.
+    report = session.our_model("decode_1", "--only", "decode", "--batch", "1", "--context", "1", *as_the_peer(128))["decode"][0]
     peer = session.peer("decode_1", "llama-bench", "-p", "0", "-n", "128", "-r", "1", "-o", "json")
     session.add("decode_1", ours=report["tokens_per_s"]["median"], peer=peer["avg_ts"], share=report["share_of_read"]["median"])
 
 
 def decode_16(session):
-    report = session.our_model("decode_16", "--only", "decode", "--batch", "16", "--context", "128")["decode"][0]
+    report = session.our_model("decode_16", "--only", "decode", "--batch", "16", "--context", "128", *as_the_peer(64))["decode"][0]
     shape = ["-c", "8192", "-b", "2048", "-ub", "512", "-npp", "128", "-ntg", "64", "-npl", "16"]
     peer = session.peer("decode_16", "llama-batched-bench", *shape, "--output-format", "jsonl")
     session.add("decode_16", ours=report["tokens_per_s"]["median"], peer=peer["speed_tg"], share=report["share_of_peak"]["median"])
 
 
 def prefill_512(session):
-    report = session.our_model("prefill_512", "--only", "prefill", "--prefill", "512")["prefill"][0]
+    report = session.our_model("prefill_512", "--only", "prefill", "--prefill", "512", "--min-round-ms", "0")["prefill"][0]
     peer = session.peer("prefill_512", "llama-bench", "-p", "512", "-n", "0", "-r", "1", "-o", "json")
     session.add("prefill_512", ours=report["tokens_per_s"]["median"], peer=peer["avg_ts"], share=report["share_of_peak"]["median"])
 
@@ -243,17 +252,9 @@ def running(session, name, command, port):
     session.note([*command, "--host", "127.0.0.1", "--port", "PORT"])
     with open(log, "w") as output:
         command = [*command, "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        try:
+        with ending(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)) as process:
             wait_until_healthy(process, port, log)
             yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def wait_until_healthy(process, port, log):
@@ -279,7 +280,11 @@ def first_tokens(port):
         body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
             connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-            tokens.append(json.load(connection.getresponse())["choices"][0]["text"].strip())
+            response = connection.getresponse()
+            answer = response.read()
+            if response.status != 200:
+                raise SystemExit(f"a request was answered with status {response.status}: {answer.decode(errors='replace')[:1000]}")
+            tokens.append(json.loads(answer)["choices"][0]["text"].strip())
     return tokens
 
 
@@ -343,6 +348,21 @@ def parse():
     return arguments
 
 
+def measure(session, names, output):
+    """All rounds, one measurement after the other; what there is by then is written after each round."""
+    for name in names:
+        for _ in range(session.rounds):
+            with session.watched():
+                MEASUREMENTS[name](session)
+            write(session, output, is_complete=False)
+
+
+def write(session, output, is_complete):
+    results = session.results(is_complete)
+    output.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
 def main():
     arguments = parse()
     if arguments.check:
@@ -353,14 +373,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     clean_environment()
     session = Session(arguments)
-    for name in arguments.only.split(","):
-        for _ in range(session.rounds):
-            with session.watched():
-                MEASUREMENTS[name](session)
-    # In the order of the table, whatever the order of measuring.
-    session.rows = {key: session.rows[key] for key in ROWS if key in session.rows}
-    results = session.results()
-    output.write_text(json.dumps(results, indent=1) + "\n")
+    measure(session, arguments.only.split(","), output)
+    results = write(session, output, is_complete=True)
     print(table(results, arguments.markdown))
     print(f"compare: everything is in {output}", file=sys.stderr)
 

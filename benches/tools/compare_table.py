@@ -116,6 +116,7 @@ def head(results):
         f"{machine['cpu']} ({machine['id']}), {machine['cores']} cores, {memory}; {results['threads']} threads each",
         f"llama.cpp with its defaults{' and ' + flags if flags else ''}; prompts over HTTP are token ids, the same for both",
         others(results["foreign_cores"]),
+        *([] if results.get("is_complete", True) else ["INTERRUPTED: there are fewer rounds than that"]),
         *([f"the likeliest first tokens of both are equal for {agreement} prompts"] if agreement else []),
     ]
 

@@ -59,13 +59,17 @@ pub(super) struct EngineCore {
 
 impl EngineCore {
     pub(super) fn new(
-        runner: Box<dyn ModelRunner>,
+        mut runner: Box<dyn ModelRunner>,
         scheduler: Scheduler,
         budget: StepBudget,
         shared: &Arc<Shared>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let observer = Observer::new(metrics);
+        if let Some(profile) = runner.step_profile() {
+            // What it computed before is not this engine's.
+            profile.reset();
+        }
         Self { scheduler, runner, active: BTreeMap::new(), budget, observer, shared: Arc::clone(shared), consecutive_panics: 0 }
     }
 
@@ -161,6 +165,9 @@ impl EngineCore {
             return if is_stuck { StepOutcome::Fatal("nothing is planned for what waits".to_owned()) } else { StepOutcome::Continue };
         }
         let outcome = batch::run(&mut *self.runner, &plan, &self.scheduler, &self.active);
+        if let Some(profile) = self.runner.step_profile() {
+            self.observer.operations(profile);
+        }
         let ended = self.shared.clock.now();
         let duration = ended.saturating_duration_since(started);
         let (results, step_outcome) = match outcome {

@@ -1,8 +1,9 @@
 //! Turns what happens to sequences into metrics; the one place of the engine that records any.
 
 use crate::generation::{FinishReason, GenerationRequest, Usage};
+use crate::runner::{StepOp, StepProfile};
 use crate::scheduler::{SchedulerStats, SeqId};
-use crate::telemetry::metrics::{EngineLoad, FinishedSequence, Metrics, Outcome};
+use crate::telemetry::metrics::{EngineLoad, FinishedSequence, Metrics, Outcome, StepOperations};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ struct Prompt {
 #[derive(Debug)]
 pub(super) struct Observer {
     metrics: Arc<Metrics>,
+    operations: StepOperations,
     /// By the id of the prompt's first sequence.
     prompts: BTreeMap<SeqId, Prompt>,
     reported: SchedulerStats,
@@ -43,7 +45,8 @@ pub(super) struct Observer {
 
 impl Observer {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, prompts: BTreeMap::new(), reported: SchedulerStats::default() }
+        let operations = metrics.step_operations(&StepOp::ALL.map(StepOp::label));
+        Self { metrics, operations, prompts: BTreeMap::new(), reported: SchedulerStats::default() }
     }
 
     /// A sequence entered; `first_of_prompt` is the first sequence of the same prompt in the same request.
@@ -133,6 +136,12 @@ impl Observer {
     /// A step of `tokens` rows was computed.
     pub(super) fn step(&self, tokens: usize, duration: Duration) {
         self.metrics.step(duration, tokens);
+    }
+
+    /// Where the time of the last step went, also of one that failed; the profile begins anew.
+    pub(super) fn operations(&self, profile: &mut StepProfile) {
+        self.operations.add(StepOp::ALL.into_iter().map(|op| profile.time(op)));
+        profile.reset();
     }
 
     pub(super) fn generated(&self, tokens: u64, at: Instant) {

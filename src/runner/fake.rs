@@ -4,7 +4,7 @@
 //! its block table, panics where one is missing or belongs elsewhere, and computes logits from the tokens it found. So an output is right only if
 //! the block accounting is. Handed-out blocks are wiped first.
 
-use super::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlice, StepBatch};
+use super::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlice, StepBatch, StepOp, StepProfile};
 use crate::generation::TokenId;
 use crate::kv_cache::BlockId;
 use crate::sampling::{Sampler, score};
@@ -104,6 +104,8 @@ pub struct FakeRunner {
     /// Sequences that hold this token get NaN rows.
     poison_token: Option<TokenId>,
     sampler: Sampler,
+    /// All time of a step counts as attention.
+    profile: StepProfile,
     control: FakeControl,
 }
 
@@ -119,6 +121,7 @@ impl FakeRunner {
             token_latency: Duration::ZERO,
             poison_token: None,
             sampler: Sampler::new(limits.vocab_size),
+            profile: StepProfile::default(),
             control: control.clone(),
         };
         (runner, control)
@@ -216,7 +219,12 @@ impl ModelRunner for FakeRunner {
         self.limits
     }
 
+    fn step_profile(&mut self) -> Option<&mut StepProfile> {
+        Some(&mut self.profile)
+    }
+
     fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError> {
+        self.profile.start();
         let fault = self.control.begin_step(batch);
         self.check_limits(batch);
         let rows: usize = batch.sequences.iter().map(|slice| slice.tokens.len()).sum();
@@ -240,6 +248,7 @@ impl ModelRunner for FakeRunner {
         if fault == Some(Fault::MissingOutput) {
             outputs.pop();
         }
+        self.profile.lap(StepOp::Attention);
         Ok(outputs)
     }
 }

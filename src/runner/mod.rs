@@ -10,7 +10,7 @@ pub mod paged;
 
 use crate::generation::{TokenId, TokenLogprobs};
 use crate::kv_cache::BlockId;
-use crate::model::openelm::StepProfile;
+pub use crate::model::openelm::{StepOp, StepProfile};
 use crate::sampling::{SampleSpec, SampledToken, SamplingError};
 
 /// What one sequence contributes to a step: `tokens.len()` consecutive positions, starting at `start`.

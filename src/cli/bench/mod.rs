@@ -35,8 +35,8 @@ use meter::Meter;
 use options::{Part, lengths};
 use report::{Instruction, Model, Report, SCHEMA};
 use std::path::Path;
-use std::time::SystemTime;
-use steps::{Bench, DECODE_STEPS};
+use std::time::{Duration, SystemTime};
+use steps::{Bench, Rounds};
 use work::Work;
 
 /// Measures what `options` ask for, prints it and writes the files.
@@ -60,9 +60,6 @@ pub(super) fn run(config: &Config, options: &Options) -> anyhow::Result<()> {
         errors => bail!("{errors} HTTP requests failed; the table holds what the others were like"),
     }
 }
-
-/// Largest buffer that the bandwidth is measured on: no cache holds more, whatever the size of the model.
-const MOST_PROBE_BYTES: u64 = 1 << 30;
 
 /// One line on standard error.
 fn progress(text: &str) {
@@ -100,16 +97,17 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
         model: None,
         url: options.url.clone(),
         rounds: options.rounds,
+        min_round_ms: options.min_round_ms,
         limits: None,
         prefill: Vec::new(),
         decode: Vec::new(),
         http: Vec::new(),
     };
-    let model = if options.needs_model() { Some(load(config, host)?) } else { None };
+    let model = if options.needs_model() { Some(load(config, host, threads)?) } else { None };
     let mut meter = None;
     if options.needs_limits() {
         progress("limits of this machine");
-        let mut new = Meter::new(threads, model.as_ref().map_or(0, |model| model.info.weight_bytes.min(MOST_PROBE_BYTES)))?;
+        let mut new = Meter::new(threads, model.as_ref().map_or(0, |model| model.info.weight_bytes))?;
         for _ in 0..options.rounds {
             new.round();
         }
@@ -125,10 +123,9 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
 }
 
 /// The model, beside which the buffer of the limits has room. Nothing is written any more when it returns.
-fn load(config: &Config, host: HostResources) -> anyhow::Result<Loaded> {
+fn load(config: &Config, host: HostResources, threads: usize) -> anyhow::Result<Loaded> {
     progress(&format!("loading {}", config.model));
-    let memory_available_bytes = host.memory_available_bytes.saturating_sub(MOST_PROBE_BYTES);
-    let mut model = serve::load(config, HostResources { memory_available_bytes, ..host })?;
+    let mut model = serve::load_beside(config, host, |weight_bytes| meter::buffer_bytes(threads, weight_bytes))?;
     if let Some(writer) = model.writer.take() {
         writer.wait();
     }
@@ -138,7 +135,7 @@ fn load(config: &Config, host: HostResources) -> anyhow::Result<Loaded> {
 fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut model, meter): (Loaded, &mut Meter)) -> anyhow::Result<()> {
     let shapes = OpenElmConfig::parse(&model.files.config)?;
     let work = Work::of(&shapes, &model.info);
-    let instruction = work::instruction(&model.info.kernels, model.info.dtype);
+    let instruction = work::instruction(&model.info);
     let context = model.info.max_model_len;
     report.model = Some(describe(config, &model, (&work, instruction)));
     let prefills = if options.wants(Part::Prefill) { lengths("--prefill", options.prefill.as_ref(), &[512], context)? } else { Vec::new() };
@@ -147,10 +144,13 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         batches = options.batches();
         let most = batches.last().copied().unwrap_or(1);
         let limits = model.runner.limits();
-        let of_pool = |context: usize| context.min(limits.num_blocks / most * limits.block_size).saturating_sub(DECODE_STEPS);
+        let of_pool = |context: usize| context.min(limits.num_blocks / most * limits.block_size).saturating_sub(options.decode_steps);
         contexts = lengths("--context", options.context.as_ref(), &[128, 1900], of_pool(context))?;
         if contexts.is_empty() {
-            bail!("the KV cache has no room for --batch {most}: lower it, or raise --kv-cache-memory-bytes");
+            bail!(
+                "the KV cache has no room for --batch {most} and --decode-steps {}: lower them, or raise --kv-cache-memory-bytes",
+                options.decode_steps
+            );
         }
         if most > limits.max_num_batched_tokens {
             bail!("--batch {most} is more than --max-num-batched-tokens {}: lower it, or raise that", limits.max_num_batched_tokens);
@@ -166,7 +166,8 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         let (prompt, output) = (options.http_prompt_tokens, options.http_output_tokens);
         bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");
     }
-    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds: options.rounds };
+    let rounds = Rounds { count: options.rounds, least: Duration::from_millis(options.min_round_ms), decode_steps: options.decode_steps };
+    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds };
     for length in prefills {
         progress(&format!("prefill of {length} tokens"));
         report.prefill.push(bench.prefill(length)?);
@@ -198,6 +199,17 @@ fn describe(config: &Config, model: &Loaded, (work, instruction): (&Work, Instru
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
+    /// A small container holds the demo model and the buffer of the limits; with more threads the buffer is larger.
+    #[test]
+    fn the_limits_get_the_memory_that_they_take_and_no_more() {
+        let host = HostResources { memory_limit_bytes: 1 << 30, memory_available_bytes: 1 << 30, cpus: 2 };
+        let config = crate::config::load(&crate::config::Flags::default(), &BTreeMap::new()).expect("valid").config;
+        assert!(load(&config, host, 2).is_ok());
+        let error = load(&config, host, 16).map(|_| ()).expect_err("the buffer takes all").to_string();
+        assert!(error.contains("the weights"), "{error}");
+    }
 
     #[test]
     fn json_reads_back_to_the_same_report() {

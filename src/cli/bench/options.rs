@@ -23,6 +23,12 @@ pub struct Options {
     /// Tokens that each sequence of decode has in the KV cache, or none [default: 128,1900, cut to the model's context]
     #[arg(long, value_name = "TOKENS", value_parser = list)]
     pub(super) context: Option<List>,
+    /// Steps of decode that begin at each context and follow each other
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
+    pub(super) decode_steps: usize,
+    /// Least time of a round: steps of decode, or a prompt of prefill, are repeated from the same context until it has passed; 0: never
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = clap::value_parser!(u64).range(..=600_000))]
+    pub(super) min_round_ms: u64,
     /// Numbers of HTTP clients, or none [default: 1,4,16]
     #[arg(long, value_name = "N", value_parser = list)]
     pub(super) http: Option<List>,

@@ -28,6 +28,9 @@ pub struct Report {
     pub url: Option<String>,
     /// Rounds of every measurement.
     pub rounds: usize,
+    /// Least time of a round of prefill or decode, which repeats its prompt or its steps until then; 0: once.
+    #[serde(default)]
+    pub min_round_ms: u64,
     /// The machine's own limits in the same run.
     pub limits: Option<Limits>,
     /// One entry per prompt length.
@@ -137,7 +140,7 @@ pub struct Decode {
     pub sequences: usize,
     /// Tokens that each has in the KV cache when the steps begin.
     pub context_tokens: usize,
-    /// Steps of a round at least.
+    /// Steps that follow each other from `context_tokens` on; a round has them once at least, see `min_round_ms`.
     pub steps: usize,
     /// Tokens of all sequences a second.
     pub tokens_per_s: Summary,

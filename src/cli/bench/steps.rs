@@ -1,4 +1,6 @@
 //! Prefill and decode without HTTP: steps of the runner alone, each round beside a round of the limits.
+//!
+//! A round repeats its prompt, or its steps of decode from the same position, for a least time: on a small model they are a moment.
 
 use super::meter::Meter;
 use super::report::{Decode, Instruction, Prefill};
@@ -11,11 +13,34 @@ use crate::runner::ModelRunner;
 use anyhow::Context as _;
 use std::time::{Duration, Instant};
 
-/// Steps of decode between two looks at the clock; a round begins each of these runs at the same position.
-pub(super) const DECODE_STEPS: usize = 16;
+/// Most steps that warm up before a measurement of decode.
+const WARM_UP_STEPS: usize = 16;
 
-/// How long a round of decode takes at least: on a small model sixteen steps are a moment.
-const LEAST_ROUND: Duration = Duration::from_millis(100);
+/// How often and how long is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rounds {
+    /// Rounds of each measurement.
+    pub(super) count: usize,
+    /// A round repeats what it measures until this has passed.
+    pub(super) least: Duration,
+    /// Steps of decode that follow each other; they begin at the same position each time.
+    pub(super) decode_steps: usize,
+}
+
+impl Rounds {
+    /// Seconds of one `run`, over as many as a round takes.
+    fn seconds(self, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+        let (started, mut runs) = (Instant::now(), 0_u32);
+        loop {
+            run()?;
+            runs += 1;
+            let elapsed = started.elapsed();
+            if elapsed >= self.least {
+                return Ok(elapsed.as_secs_f64() / f64::from(runs));
+            }
+        }
+    }
+}
 
 /// What every measurement of steps needs.
 pub(super) struct Bench<'a> {
@@ -28,7 +53,7 @@ pub(super) struct Bench<'a> {
     /// What computes.
     pub(super) instruction: Instruction,
     /// Rounds of each measurement.
-    pub(super) rounds: usize,
+    pub(super) rounds: Rounds,
 }
 
 /// One round: the time of one step (or prompt), and the limits just before.
@@ -44,11 +69,10 @@ impl Bench<'_> {
         sequences.prefill(0, 0..length)?;
         sequences.reset_profile();
         let mut rounds = Vec::new();
-        for _ in 0..self.rounds {
+        for _ in 0..self.rounds.count {
             let limits = self.meter.round();
-            let started = Instant::now();
-            sequences.prefill(0, 0..length)?;
-            rounds.push(Round { seconds: started.elapsed().as_secs_f64(), limits });
+            let seconds = self.rounds.seconds(|| sequences.prefill(0, 0..length))?;
+            rounds.push(Round { seconds, limits });
         }
         let profile = sequences.profile();
         let flops = self.work.flops(length, 1);
@@ -66,8 +90,9 @@ impl Bench<'_> {
     /// All numbers of sequences at all contexts, both ascending. The keys and values of a context are those of the one before, and more.
     pub(super) fn decode(&mut self, batches: &[usize], contexts: &[usize]) -> anyhow::Result<Vec<Decode>> {
         let (Some(&most), Some(&longest)) = (batches.last(), contexts.last()) else { return Ok(Vec::new()) };
-        let flags = format!("--batch {most} and --context {longest}");
-        let mut sequences = Sequences::new(&mut *self.runner, most, longest + DECODE_STEPS, &flags)?;
+        let steps = self.rounds.decode_steps;
+        let flags = format!("--batch {most}, --context {longest} and --decode-steps {steps}");
+        let mut sequences = Sequences::new(&mut *self.runner, most, longest + steps, &flags)?;
         let (mut done, mut found) = (0, Vec::new());
         for &context in contexts {
             super::progress(&format!("computing the KV cache of {most} sequences of {context} tokens"));
@@ -78,30 +103,34 @@ impl Bench<'_> {
             for &count in batches {
                 super::progress(&format!("decode of {count} sequences at {context} tokens"));
                 let mut rounds = Vec::new();
-                // The first run warms up.
-                decode_steps(&mut sequences, count, context)?;
+                decode_steps(&mut sequences, count, (context, steps.min(WARM_UP_STEPS)))?;
                 sequences.reset_profile();
-                for _ in 0..self.rounds {
+                for _ in 0..self.rounds.count {
                     let limits = self.meter.round();
-                    rounds.push(Round { seconds: decode_round(&mut sequences, count, context)?, limits });
+                    let seconds = self.rounds.seconds(|| decode_steps(&mut sequences, count, (context, steps)))?;
+                    rounds.push(Round { seconds: seconds / steps as f64, limits });
                 }
                 let profile = sequences.profile();
-                found.push(Decode { profile, ..decoded((count, context), &rounds, (&self.work, self.instruction))? });
+                found.push(Decode { profile, ..decoded((count, context, steps), &rounds, (&self.work, self.instruction))? });
             }
         }
         Ok(found)
     }
 }
 
-/// What rounds of `count` sequences at `context` tokens say.
-fn decoded((count, context): (usize, usize), rounds: &[Round], (work, instruction): (&Work, Instruction)) -> anyhow::Result<Decode> {
+/// What rounds of `steps` steps of `count` sequences from `context` tokens on say.
+fn decoded(
+    (count, context, steps): (usize, usize, usize),
+    rounds: &[Round],
+    (work, instruction): (&Work, Instruction),
+) -> anyhow::Result<Decode> {
     // In the middle of a run of steps every sequence is this much longer.
-    let (bytes, flops) = (work.bytes(count, context + DECODE_STEPS / 2), work.flops(count, count));
+    let (bytes, flops) = (work.bytes(count, context + steps / 2), work.flops(count, count));
     let over = |figure: &dyn Fn(&Round) -> f64| Summary::over(rounds, figure).context("no rounds");
     Ok(Decode {
         sequences: count,
         context_tokens: context,
-        steps: DECODE_STEPS,
+        steps,
         tokens_per_s: over(&|round| count as f64 / round.seconds)?,
         step_ms: over(&|round| round.seconds * 1e3)?,
         share_of_read: over(&|round| bytes / round.seconds / round.limits.read_bytes_per_s)?,
@@ -110,24 +139,56 @@ fn decoded((count, context): (usize, usize), rounds: &[Round], (work, instructio
     })
 }
 
-/// Seconds of one step, over runs of steps.
-fn decode_round(sequences: &mut Sequences<'_>, count: usize, context: usize) -> anyhow::Result<f64> {
-    let (started, mut steps) = (Instant::now(), 0);
-    loop {
-        steps += decode_steps(sequences, count, context)?;
-        let elapsed = started.elapsed();
-        if elapsed >= LEAST_ROUND {
-            return Ok(elapsed.as_secs_f64() / steps as f64);
-        }
-    }
-}
-
-/// One run of steps: each token is what the model chose in the step before.
-fn decode_steps(sequences: &mut Sequences<'_>, count: usize, context: usize) -> anyhow::Result<usize> {
+/// Steps that follow each other from position `context` on: each token is what the model chose in the step before.
+fn decode_steps(sequences: &mut Sequences<'_>, count: usize, (context, steps): (usize, usize)) -> anyhow::Result<()> {
     let vocabulary = sequences.vocabulary();
     let mut tokens: Vec<TokenId> = (0..count).map(|sequence| token(sequence as u64, context as u64, vocabulary)).collect();
-    for step in 0..DECODE_STEPS {
+    for step in 0..steps {
         sequences.decode(&mut tokens, context + step)?;
     }
-    Ok(DECODE_STEPS)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::RunnerLimits;
+    use crate::runner::fake::FakeRunner;
+
+    const LIMITS: RunnerLimits = RunnerLimits { num_blocks: 32, block_size: 4, max_num_batched_tokens: 16, vocab_size: 50 };
+
+    #[test]
+    fn a_round_lasts_as_long_as_asked_and_counts_its_runs() {
+        let mut runs = 0;
+        let round = |least| Rounds { count: 1, least, decode_steps: 1 };
+        let mut run = || {
+            runs += 1;
+            std::thread::sleep(Duration::from_millis(2));
+            Ok(())
+        };
+        let seconds = round(Duration::ZERO).seconds(&mut run).expect("measured");
+        assert!((0.002..0.5).contains(&seconds), "{seconds}");
+        let (started, seconds) = (Instant::now(), round(Duration::from_millis(20)).seconds(&mut run).expect("measured"));
+        let elapsed = started.elapsed();
+        assert!(elapsed >= Duration::from_millis(20) && seconds >= 0.002, "{elapsed:?}, {seconds}");
+        assert!(runs > 1 && seconds * f64::from(runs - 1) <= elapsed.as_secs_f64(), "{runs} runs of {seconds} s in {elapsed:?}");
+    }
+
+    /// As the tools of llama.cpp do it: one prompt, or so many steps in a row, once a round.
+    #[test]
+    fn rounds_without_a_least_time_do_what_was_asked_once() {
+        let (mut runner, control) = FakeRunner::new(LIMITS);
+        let mut meter = Meter::new(1, 0).expect("measured");
+        let rounds = Rounds { count: 2, least: Duration::ZERO, decode_steps: 20 };
+        let work = Work::new((100.0, 10.0), 220.0, 4.0);
+        let mut bench = Bench { runner: &mut runner, meter: &mut meter, work, instruction: Instruction::F32Fma, rounds };
+        let prefill = bench.prefill(16).expect("measured");
+        assert_eq!((prefill.prompt_tokens, control.log()), (16, vec![vec![(0, 16)]; 3]), "the first one warms up");
+        let decode = bench.decode(&[2], &[3]).expect("measured");
+        assert_eq!((decode[0].steps, decode[0].context_tokens, decode[0].sequences), (20, 3, 2));
+        let steps = |count: usize| (3..3 + count).map(|position| vec![(position, 1); 2]);
+        let prompts = [vec![(0, 3)], vec![(0, 3)]];
+        let expected: Vec<_> = prompts.into_iter().chain(steps(WARM_UP_STEPS)).chain(steps(20)).chain(steps(20)).collect();
+        assert_eq!(control.log()[3..], expected);
+    }
 }

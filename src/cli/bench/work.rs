@@ -3,9 +3,11 @@
 use super::report::{Instruction, Limits};
 use super::statistics::Summary;
 use crate::model::openelm::OpenElmConfig;
-use crate::ops::DType;
 use crate::ops::cpu::limits::LimitRound;
 use crate::runner::paged::ModelInfo;
+
+/// The arithmetic of `vdpbf16ps`; every other one multiplies f32.
+const DOT_ARITHMETIC: &str = "cpu-bf16dot";
 
 /// What a step of the model costs at least.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,9 +41,9 @@ impl Work {
     }
 }
 
-/// What multiplies weights of this type in the kernels of this name: the one place that knows.
-pub(super) fn instruction(kernels: &str, weights: DType) -> Instruction {
-    if kernels.contains("avx512-bf16") && weights == DType::Bf16 { Instruction::Bf16Dot } else { Instruction::F32Fma }
+/// What multiplies and adds in the products of a model.
+pub(super) fn instruction(info: &ModelInfo) -> Instruction {
+    if info.product_arithmetic == DOT_ARITHMETIC { Instruction::Bf16Dot } else { Instruction::F32Fma }
 }
 
 impl Instruction {
@@ -72,28 +74,47 @@ impl Instruction {
 }
 
 #[cfg(test)]
+impl Work {
+    /// Of so many parameters in layers and head, and bytes of both and of a token's keys and values.
+    pub(super) fn new((layers, head): (f64, f64), weight_bytes: f64, kv_bytes: f64) -> Self {
+        Self { layers, head, weight_bytes, kv_bytes }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ModelFiles, ModelSource};
+    use crate::ops::cpu::CpuBackend;
+    use crate::ops::{Backend as _, DType};
+    use crate::runner::paged::{RunnerOptions, load};
 
     const LIMITS: LimitRound = LimitRound { read_bytes_per_s: 1.0, f32_fma_flops: 2.0, bf16_dot_flops: Some(3.0), int8_dot_ops: None };
 
     #[test]
     fn rows_and_logits_are_counted_apart() {
-        let work = Work { layers: 100.0, head: 10.0, weight_bytes: 220.0, kv_bytes: 4.0 };
+        let work = Work::new((100.0, 10.0), 220.0, 4.0);
         assert_eq!((work.flops(1, 1), work.flops(512, 1)), (220.0, 102_420.0));
         assert_eq!((work.bytes(1, 0), work.bytes(2, 8)), (220.0, 284.0));
     }
 
     #[test]
-    fn kernels_and_weights_tell_the_instruction() {
-        let (portable, dot) = ("cpu portable avx512 (2 threads)", "cpu avx512-bf16 (2 threads)");
-        for (kernels, weights, expected, peak) in [
-            (portable, DType::Bf16, Instruction::F32Fma, 2.0),
-            (dot, DType::Bf16, Instruction::Bf16Dot, 3.0),
-            (dot, DType::F32, Instruction::F32Fma, 2.0),
-            (dot, DType::F16, Instruction::F32Fma, 2.0),
-        ] {
-            assert_eq!((instruction(kernels, weights), instruction(kernels, weights).peak(&LIMITS)), (expected, peak));
+    fn the_arithmetic_of_products_tells_the_instruction() {
+        let arithmetic = |backend: &CpuBackend, weights| backend.arithmetic(weights, weights);
+        let instruction = |product_arithmetic: String| super::instruction(&ModelInfo { product_arithmetic, ..info() });
+        for backend in CpuBackend::portable_variants(1) {
+            let found = [DType::F32, DType::Bf16, DType::F16].map(|weights| instruction(arithmetic(&backend, weights)));
+            assert_eq!(found, [Instruction::F32Fma; 3]);
         }
+        for backend in CpuBackend::dot_variants(1) {
+            let found = [DType::F32, DType::Bf16, DType::F16].map(|weights| instruction(arithmetic(&backend, weights)));
+            assert_eq!(found, [Instruction::F32Fma, Instruction::Bf16Dot, Instruction::F32Fma]);
+        }
+        assert_eq!([Instruction::F32Fma, Instruction::Bf16Dot].map(|instruction| instruction.peak(&LIMITS)), [2.0, 3.0]);
+    }
+
+    fn info() -> ModelInfo {
+        let files = ModelFiles::open(&ModelSource::Embedded, None).expect("the embedded model");
+        load(&files, &RunnerOptions::default()).expect("loaded").1
     }
 }

@@ -93,7 +93,14 @@ pub(super) struct Loaded {
 
 /// Reads files, tokenizer and weights, and allocates the KV cache.
 pub(super) fn load(config: &Config, host: HostResources) -> anyhow::Result<Loaded> {
+    load_beside(config, host, |_| 0)
+}
+
+/// As [`load`], leaving memory to something else: as many bytes as `beside` says of the bytes of the weights.
+pub(super) fn load_beside(config: &Config, mut host: HostResources, beside: impl FnOnce(u64) -> u64) -> anyhow::Result<Loaded> {
     let files = model::open(config)?;
+    let weight_bytes = paged::weight_bytes(&files, model::dtype(config.dtype))?;
+    host.memory_available_bytes = host.memory_available_bytes.saturating_sub(beside(weight_bytes));
     let text = Text::choose(config, &files)?;
     let paged::Loaded { runner, info, writer } = load_weights(config, host, &files)?;
     text.check_vocabulary(&files, info.vocab_size)?;

@@ -55,7 +55,8 @@ fn weight_cache(config: &Config, home: Option<PathBuf>) -> Option<PathBuf> {
     }
 }
 
-fn dtype(asked: Dtype) -> Option<DType> {
+/// The type that was asked for; `None` leaves it to the model.
+pub(super) fn dtype(asked: Dtype) -> Option<DType> {
     match asked {
         Dtype::Auto => None,
         Dtype::Float32 => Some(DType::F32),
@@ -147,6 +148,7 @@ mod tests {
             checkpoint_dtype: DType::F32,
             kv_cache_dtype: DType::Bf16,
             kernels: "reference".to_owned(),
+            product_arithmetic: "reference".to_owned(),
             fingerprint: "fp".to_owned(),
             max_model_len: 100,
             trained_context: 512,

@@ -6,6 +6,7 @@ use crate::generation::{FinishReason, GenerationRequest, SamplingParams, StopCri
 use crate::runner::fake::greedy_continuation;
 use crate::sampling::score;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Runs `requests` together and returns their outcomes.
 fn run(num_blocks: usize, config: &EngineConfig, requests: Vec<GenerationRequest>) -> Vec<Outcome> {
@@ -43,6 +44,21 @@ fn an_outcome_does_not_depend_on_what_else_runs() {
         assert_eq!(together[number], alone);
         assert_eq!(chunked[number], alone);
     }
+}
+
+#[test]
+fn where_the_time_of_steps_goes_is_counted_once() {
+    let latency = Duration::from_millis(3);
+    let mut bench = Bench::new(fake(64, 4).0.with_latency(latency, Duration::ZERO), &config());
+    let series = |op: &str| format!("openelm:step_operation_seconds_total{{engine=\"0\",model_name=\"fake\",operation=\"{op}\"}}");
+    assert_eq!(bench.metric(&series("attention")), 0.0);
+    let _stream = bench.submit(request(&prompt(1, 5), 3));
+    let started = Instant::now();
+    bench.run_until_idle();
+    let (found, elapsed) = (bench.metric(&series("attention")), started.elapsed());
+    // Three steps; were they counted from the beginning each time, six.
+    assert!(found >= 3.0 * latency.as_secs_f64() && found <= elapsed.as_secs_f64(), "{found} of {elapsed:?}");
+    assert_eq!(bench.metric(&series("sampling")), 0.0);
 }
 
 #[test]

@@ -58,6 +58,22 @@ impl StepOp {
             Self::Sampling => "sampling",
         }
     }
+
+    /// The name in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::RmsNorm => "rms_norm",
+            Self::QkvProj => "qkv_proj",
+            Self::QkNormRopeStore => "qk_norm_rope_store",
+            Self::Attention => "attention",
+            Self::OutProj => "out_proj",
+            Self::Proj1 => "proj_1",
+            Self::Proj2 => "proj_2",
+            Self::Head => "head",
+            Self::Sampling => "sampling",
+        }
+    }
 }
 
 /// Time by operation since it was made or reset.
@@ -114,6 +130,13 @@ mod tests {
         assert!(profile.total() >= profile.time(StepOp::Attention) && profile.time(StepOp::RmsNorm).is_zero());
         profile.reset();
         assert_eq!(profile.total(), Duration::ZERO);
+    }
+
+    #[test]
+    fn labels_are_distinct_and_such_as_metrics_have() {
+        let labels: std::collections::BTreeSet<&str> = StepOp::ALL.map(StepOp::label).into();
+        assert_eq!(labels.len(), StepOp::ALL.len());
+        assert!(labels.iter().all(|label| label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')), "{labels:?}");
     }
 
     #[test]

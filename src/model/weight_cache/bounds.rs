@@ -1,4 +1,5 @@
-//! How much a cache directory holds: packed files up to a number of bytes, entries up to a number, and nothing that a dead process left.
+//! How much a cache directory holds: packed files, those in the making among them, up to a number of bytes; entries up to a number; and
+//! nothing that a dead process left. And who writes a file where several could.
 
 use super::CacheError;
 use super::directory::{Directory, TEMPORARY};
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime};
 /// Ending of a packed file.
 pub(super) const PACKED: &str = "packed";
 
-/// Most bytes of all packed files together: any published size of OpenELM fits in 16 bits, the three smaller ones together.
+/// Most bytes of all packed files together, finished or not: any published size of OpenELM fits in 16 bits, the three smaller ones together.
 pub(super) const MAX_CACHE_BYTES: u64 = 8 << 30;
 
 /// Most entries of known source files.
@@ -18,6 +19,10 @@ const MAX_SOURCES: usize = 64;
 
 /// A file in the making that was not written to for this long has lost its writer.
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// A file in the making that was written to this lately will be finished: others need not write the same. A writer pauses no longer than
+/// it takes to bring a few megabytes to the disk.
+const IN_THE_MAKING: Duration = Duration::from_secs(120);
 
 struct Entry {
     path: PathBuf,
@@ -57,16 +62,34 @@ pub(super) fn tidy(directory: &Directory) -> Result<(), CacheError> {
     remove(left_behind.chain(sources.drain(..surplus)))
 }
 
-/// Removes packed files, the least recently used first, until a file of `bytes` that becomes `target` has room beside the others.
-pub(super) fn make_room(directory: &Directory, max_bytes: u64, (target, bytes): (&Path, u64)) -> Result<(), CacheError> {
-    if bytes > max_bytes {
-        return Err(CacheError::TooLarge { bytes, most: max_bytes });
+/// Whether another process has written `target`, or does it now. Of two that began at once, one goes on: the one whose file in the making comes
+/// first by its path. `own` is that of the asking process, should it have begun.
+pub(super) fn is_written_elsewhere(directory: &Directory, target: &Path, own: Option<&Path>) -> Result<bool, CacheError> {
+    if target.exists() {
+        return Ok(true);
     }
     let fail = |source| CacheError::Read { file: directory.path().to_path_buf(), source };
-    let mut others = entries(directory.path(), PACKED).map_err(fail)?;
-    others.retain(|entry| entry.path != target);
-    let mut total = others.iter().fold(bytes, |sum, entry| sum.saturating_add(entry.bytes));
-    let surplus = others.into_iter().take_while(|entry| {
+    let of_target = |path: &Path| directory.becomes(path).is_some_and(|becomes| becomes == target);
+    // A clock that was set, or that of another machine, may be ahead.
+    let is_fresh = |modified: SystemTime| modified.elapsed().unwrap_or_else(|ahead| ahead.duration()) < IN_THE_MAKING;
+    let mut others = entries(directory.path(), TEMPORARY).map_err(fail)?.into_iter().filter(|entry| of_target(&entry.path));
+    Ok(others.any(|other| is_fresh(other.modified) && own.is_none_or(|own| *other.path < *own)))
+}
+
+/// Removes packed files, the least recently used first, until the file in the making `own` may have `bytes` beside all others. A writer asks
+/// again as its file grows, so that nothing gives way to what is never written.
+pub(super) fn make_room(directory: &Directory, max_bytes: u64, (own, bytes): (&Path, u64)) -> Result<(), CacheError> {
+    let fail = |source| CacheError::Read { file: directory.path().to_path_buf(), source };
+    let sum = |entries: &[Entry]| entries.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.bytes));
+    let packed = entries(directory.path(), PACKED).map_err(fail)?;
+    let mut making = entries(directory.path(), TEMPORARY).map_err(fail)?;
+    making.retain(|entry| entry.path != own);
+    let making = sum(&making).saturating_add(bytes);
+    if making > max_bytes {
+        return Err(CacheError::NoRoom { most: max_bytes });
+    }
+    let mut total = sum(&packed).saturating_add(making);
+    let surplus = packed.into_iter().take_while(|entry| {
         let is_too_much = total > max_bytes;
         total = total.saturating_sub(entry.bytes);
         is_too_much

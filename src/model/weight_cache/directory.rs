@@ -38,40 +38,46 @@ impl Directory {
         &self.path
     }
 
-    /// A name for a file in the making, that no other process chooses.
-    pub(super) fn temporary(&self) -> PathBuf {
-        self.path.join(format!("{}.{TEMPORARY}", uuid::Uuid::new_v4()))
+    /// A path for the file in the making that becomes `name`: it tells so, and no other process chooses it.
+    pub(super) fn temporary(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.{}.{TEMPORARY}", uuid::Uuid::new_v4()))
+    }
+
+    /// What the file in the making at `path` becomes, by its name; `None` for any other file.
+    pub(super) fn becomes(&self, path: &Path) -> Option<PathBuf> {
+        let name = path.file_name()?.to_str()?.strip_suffix(TEMPORARY)?.strip_suffix('.')?;
+        let (name, _) = name.rsplit_once('.')?;
+        Some(self.path.join(name))
     }
 
     /// Makes the file that appears under `name` once `fill` has written it: all of it, or nothing of it.
     pub(super) fn publish(
         &self,
         (temporary, name): (&Path, &str),
-        fill: impl FnOnce(&mut File) -> std::io::Result<()>,
+        fill: impl FnOnce(&mut File) -> Result<(), CacheError>,
     ) -> Result<PathBuf, CacheError> {
         let target = self.path.join(name);
-        let written = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(temporary).and_then(|mut file| {
-            fill(&mut file)?;
-            file.sync_all()?;
-            std::fs::rename(temporary, &target)
-        });
+        let fail = |source| CacheError::Write { file: target.clone(), source };
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(temporary).map_err(fail)?;
+        let written = fill(&mut file).and_then(|()| file.sync_all().and_then(|()| std::fs::rename(temporary, &target)).map_err(fail));
         match written {
             Ok(()) => {
                 // Without this the name may be lost with the power; the file would be made again.
                 let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
                 Ok(target)
             }
-            Err(source) => {
+            Err(error) => {
                 // Where it cannot be removed now, a later start does it by its age.
                 let _ = std::fs::remove_file(temporary);
-                Err(CacheError::Write { file: target, source })
+                Err(error)
             }
         }
     }
 
     /// As [`Self::publish`], for a small file in memory.
     pub(super) fn publish_bytes(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, CacheError> {
-        self.publish((&self.temporary(), name), |file| file.write_all(bytes))
+        let fail = |source| CacheError::Write { file: self.path.join(name), source };
+        self.publish((&self.temporary(name), name), |file| file.write_all(bytes).map_err(fail))
     }
 
     /// The first `most` bytes of a file of this user; `None` when there is no such file or another may write to it.

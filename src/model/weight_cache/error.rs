@@ -45,6 +45,15 @@ pub enum CacheError {
         /// Most bytes of a cache.
         most: u64,
     },
+    /// Other servers write so much that a file has no room beside theirs.
+    #[error("a cache of {most} bytes has no room for the packed weights beside those that others write now")]
+    NoRoom {
+        /// Most bytes of a cache.
+        most: u64,
+    },
+    /// Another server has written the same weights, or does it now.
+    #[error("another server has written the same weights, or does it now")]
+    Elsewhere,
     /// Writing was given up because the server ends.
     #[error("given up because the server ends")]
     Cancelled,

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `WEIGHTS-DTYPE-LAYOUT.packed` | arranged weights, see `format` |
 //! | `IDENTITY.source` | the hash of the weights of source files that are known by path, size and times |
-//! | `UUID.tmp` | a file in the making |
+//! | `NAME.UUID.tmp` | the file that becomes `NAME`, in the making |
 //!
 //! **Architecture invariant:** nothing that a file says is believed before it was checked; a file that fails is removed and its weights are
 //! made anew. A cache that cannot be used never keeps a model from being served.
@@ -95,15 +95,20 @@ impl WeightCache {
             Err(CacheError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => {
                 if is_fault_of_file(&error) {
-                    // Where it cannot be removed, it is refused again at the next start.
-                    let _ = std::fs::remove_file(&path);
+                    self.discard(key);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Writes the packed file of `key` on a thread of its own, from the memory that `tensors` share with the model.
+    /// Removes the packed file of `key`, which does not give what it should. Where it cannot be removed, it is refused again at the next start.
+    pub fn discard(&self, key: &PackedKey) {
+        let _ = std::fs::remove_file(self.path_of(key));
+    }
+
+    /// Writes the packed file of `key` on a thread of its own, from the memory that `tensors` share with the model; unless there is such a file,
+    /// or another process writes it.
     ///
     /// # Errors
     /// [`CacheError::Write`] when the thread cannot be started; what goes wrong later is logged.

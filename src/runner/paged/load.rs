@@ -75,6 +75,8 @@ pub struct ModelInfo {
     pub kv_cache_dtype: DType,
     /// Backend, instruction set and threads, for the log.
     pub kernels: String,
+    /// Arithmetic of products with the matrices, by its name in [`Backend::arithmetic`].
+    pub product_arithmetic: String,
     /// `system_fingerprint`.
     pub fingerprint: String,
     /// Longest sequence in tokens.
@@ -133,6 +135,16 @@ pub fn load_with_progress(files: &ModelFiles, options: &RunnerOptions, progress:
     load_on(backend, kernels, files, options, progress)
 }
 
+/// Bytes of the weights once they are loaded with [`RunnerOptions::dtype`] `dtype`.
+///
+/// # Errors
+/// [`LoadError`] naming the file or key.
+pub fn weight_bytes(files: &ModelFiles, dtype: Option<DType>) -> Result<u64, LoadError> {
+    let config = OpenElmConfig::parse(&files.config)?;
+    let dtype = weight_dtype(checkpoint_dtype(files, &config)?, dtype);
+    Ok(bytes_of_weights(&config, dtype))
+}
+
 /// Loads the model onto `backend`.
 ///
 /// # Errors
@@ -147,7 +159,7 @@ pub(super) fn load_on<B: Backend>(
     check_options(options)?;
     let config = OpenElmConfig::parse(&files.config)?;
     let checkpoint_dtype = checkpoint_dtype(files, &config)?;
-    let dtype = options.dtype.unwrap_or(if checkpoint_dtype == DType::F32 { DType::Bf16 } else { checkpoint_dtype });
+    let dtype = weight_dtype(checkpoint_dtype, options.dtype);
     let kv_dtype = options.kv_cache_dtype.unwrap_or(dtype);
     let max_model_len = options.max_model_len.unwrap_or(config.max_context_length);
     if max_model_len == 0 || max_model_len > MAX_POSITIONS {
@@ -172,6 +184,7 @@ pub(super) fn load_on<B: Backend>(
         checkpoint_dtype,
         kv_cache_dtype: kv_dtype,
         kernels,
+        product_arithmetic: backend.arithmetic(dtype, dtype),
         fingerprint: fingerprint(&[
             &weights.hash.to_hex(),
             &format!("{config:?}"),
@@ -216,10 +229,18 @@ fn checkpoint_dtype(files: &ModelFiles, config: &OpenElmConfig) -> Result<DType,
     Ok(files.checkpoint.get(name)?.ok_or_else(missing)?.dtype)
 }
 
+fn weight_dtype(checkpoint_dtype: DType, asked: Option<DType>) -> DType {
+    asked.unwrap_or(if checkpoint_dtype == DType::F32 { DType::Bf16 } else { checkpoint_dtype })
+}
+
+fn bytes_of_weights(config: &OpenElmConfig, dtype: DType) -> u64 {
+    config.parameters() * dtype.bytes() as u64
+}
+
 fn needs(config: &OpenElmConfig, dtype: DType, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {
     let rows = options.max_num_batched_tokens as u64;
     Needs {
-        weight_bytes: config.parameters() * dtype.bytes() as u64,
+        weight_bytes: bytes_of_weights(config, dtype),
         workspace_bytes: rows * workspace_values_per_row(config) as u64 * 4 + rows.min(32) * config.vocab_size as u64 * 12,
         block_bytes: (config.kv_values_per_token() * kv_dtype.bytes() * options.block_size) as u64,
         max_model_len,

@@ -9,7 +9,7 @@ mod load;
 mod step;
 mod weights;
 
-pub use load::{Loaded, ModelInfo, RunnerOptions, load, load_with_progress};
+pub use load::{Loaded, ModelInfo, RunnerOptions, load, load_with_progress, weight_bytes};
 pub use step::PagedRunner;
 
 #[cfg(test)]

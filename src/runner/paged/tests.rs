@@ -1,9 +1,11 @@
 //! The runner on a golden checkpoint: what it refuses, what it scores, and that one sequence's damage stays its own.
 
-use super::{PagedRunner, RunnerOptions, load};
+use super::load::load_on;
+use super::{ModelInfo, PagedRunner, RunnerOptions, load};
 use crate::generation::{SamplingParams, TokenId};
 use crate::kv_cache::BlockId;
-use crate::model::{ModelFiles, ModelSource};
+use crate::model::{LoadProgress, ModelFiles, ModelSource};
+use crate::ops::DType;
 use crate::ops::cpu::CpuBackend;
 use crate::runner::{ModelRunner, RunnerError, ScoreSpec, SequenceOutput, SequenceSlice, StepBatch};
 use crate::sampling::{SampleSpec, SamplingError};
@@ -11,12 +13,18 @@ use std::path::Path;
 
 const BLOCKS: u32 = 32;
 
-fn runner() -> PagedRunner<CpuBackend> {
+fn files() -> ModelFiles {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-hd64-gqa4");
-    let files = ModelFiles::open(&ModelSource::Directory(path), None).unwrap();
+    ModelFiles::open(&ModelSource::Directory(path), None).unwrap()
+}
+
+fn options() -> RunnerOptions {
     let bytes = u64::from(BLOCKS) * 32 * 6 * 2 * 64 * 2;
-    let options = RunnerOptions { kv_cache_memory_bytes: Some(bytes), max_num_batched_tokens: 128, threads: 2, ..RunnerOptions::default() };
-    let mut runner = load(&files, &options).unwrap().0;
+    RunnerOptions { kv_cache_memory_bytes: Some(bytes), max_num_batched_tokens: 128, threads: 2, ..RunnerOptions::default() }
+}
+
+fn runner() -> PagedRunner<CpuBackend> {
+    let mut runner = load(&files(), &options()).unwrap().0;
     assert_eq!(runner.limits().num_blocks, BLOCKS as usize);
     runner.poison_new_blocks();
     runner
@@ -108,4 +116,65 @@ fn logits_that_are_not_finite_fail_their_own_sequence_alone() {
     assert!(matches!(outputs[0].sampled, Some(Err(SamplingError::NonFinite { .. }))), "{:?}", outputs[0]);
     assert!(outputs[0].scores.is_empty(), "a row that is not finite has no score");
     assert_eq!(outputs[1], alone[0]);
+}
+
+fn loaded(backend: CpuBackend, dtype: DType) -> (PagedRunner<CpuBackend>, ModelInfo) {
+    let options = RunnerOptions { dtype: Some(dtype), ..options() };
+    let loaded = load_on(backend, String::new(), &files(), &options, &LoadProgress::default()).unwrap();
+    (loaded.runner, loaded.info)
+}
+
+/// Equal fingerprints promise equal answers, so they are those of the arithmetic and not of the instruction set.
+#[test]
+fn fingerprints_tell_arithmetics_apart_and_instruction_sets_not() {
+    let fingerprints = |variants: Vec<CpuBackend>, dtype| {
+        let found = variants.into_iter().map(|cpu| loaded(cpu, dtype).1.fingerprint);
+        let mut found: Vec<String> = found.collect();
+        found.dedup();
+        found
+    };
+    for (dtype, is_same) in [(DType::Bf16, false), (DType::F16, true)] {
+        let [portable] = fingerprints(CpuBackend::portable_variants(1), dtype).try_into().unwrap();
+        let [dot] = fingerprints(CpuBackend::dot_variants(1), dtype).try_into().unwrap();
+        // The instruction takes nothing but bf16.
+        assert_eq!(portable == dot, is_same, "{dtype}");
+    }
+}
+
+#[test]
+fn the_arithmetic_of_products_is_that_of_the_matrices() {
+    let dot = || CpuBackend::dot_variants(1).remove(0);
+    let products = |backend, dtype| loaded(backend, dtype).1.product_arithmetic;
+    assert_eq!(products(CpuBackend::portable_variants(1).remove(0), DType::Bf16), "cpu-f32fma");
+    assert_eq!([DType::Bf16, DType::F16].map(|dtype| products(dot(), dtype)), ["cpu-bf16dot", "cpu-f32fma"]);
+    let keys_alone = RunnerOptions { dtype: Some(DType::F32), kv_cache_dtype: Some(DType::Bf16), ..options() };
+    let info = load_on(dot(), String::new(), &files(), &keys_alone, &LoadProgress::default()).unwrap().info;
+    assert_eq!(info.product_arithmetic, "cpu-f32fma", "keys and values are no matrices");
+}
+
+/// Tokens and log-probabilities, in every instruction set of either arithmetic: alone, and in a batch with others in chunks.
+#[test]
+fn outputs_are_the_same_in_every_instruction_set() {
+    let (params, tables) = (SamplingParams::greedy(), [blocks(0..4), blocks(4..8), blocks(8..12)]);
+    let prompt = |i: u32| -> Vec<TokenId> { (0..[70, 33, 5][i as usize]).map(|p| 1 + (p * 7 + i * 31) % 380).collect() };
+    let prompts = [0, 1, 2].map(prompt);
+    let whole = |i: usize| slice(&prompts[i], 0, &tables[i], &params);
+    for variants in [CpuBackend::portable_variants, CpuBackend::dot_variants] {
+        let mut first: Option<Vec<SequenceOutput>> = None;
+        for cpu in variants(2) {
+            let isa = cpu.isa();
+            let mut runner = loaded(cpu, DType::Bf16).0;
+            runner.poison_new_blocks();
+            let mut alone = Vec::new();
+            for (i, table) in tables.iter().enumerate() {
+                alone.extend(step(&mut runner, vec![whole(i)], table).unwrap());
+            }
+            let filled = (0..2).map(|i| SequenceSlice { sample: None, ..slice(&prompts[i][..7], 0, &tables[i], &params) });
+            step(&mut runner, filled.collect(), &tables.concat()).unwrap();
+            let rest = |i: usize| slice(&prompts[i][7..], 7, &tables[i], &params);
+            let batch = step(&mut runner, vec![rest(0), rest(1), whole(2)], &[]).unwrap();
+            assert!(batch == alone, "{isa}: in a batch and alone");
+            assert!(*first.get_or_insert_with(|| batch.clone()) == batch, "{isa}: other outputs than the first instruction set");
+        }
+    }
 }

@@ -68,6 +68,10 @@ impl<'a> Weights<'a> {
     pub(super) fn keep(self, taken: Option<RefCell<Taken>>) -> Option<BackgroundWriter> {
         let taken = taken?.into_inner();
         let (cache, key) = self.cache.filter(|_| taken.from_checkpoint > 0)?;
+        if self.packed.is_some() {
+            // It was whole, and yet lacked something: nobody may take it for what is written now.
+            cache.discard(&key);
+        }
         match cache.write_in_background(key, taken.tensors) {
             Ok(writer) => Some(writer),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! Makes metrics and registers them; every definition is static, so a failure is a programming error.
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 use std::collections::HashMap;
 
 const VALID: &str = "metric definitions are static, valid and distinct";
@@ -19,6 +19,10 @@ impl Definer<'_> {
 
     pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(self.opts(name, help), labels).expect(VALID))
+    }
+
+    pub(super) fn seconds_counters(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+        self.register(CounterVec::new(self.opts(name, help), labels).expect(VALID))
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {

@@ -2,7 +2,7 @@
 
 use super::buckets;
 use super::define::Definer;
-use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 /// State of the engine at the end of a step.
 pub(super) struct LoadFamilies {
@@ -52,6 +52,7 @@ pub(super) struct WorkFamilies {
     pub step_failures: IntCounter,
     pub step_seconds: Histogram,
     pub step_tokens: Histogram,
+    pub step_operation_seconds: CounterVec,
 }
 
 impl WorkFamilies {
@@ -77,6 +78,11 @@ impl WorkFamilies {
             step_failures: engine.counter("openelm:step_failures_total", "Steps that failed or panicked."),
             step_seconds: engine.histogram("openelm:step_seconds", "Duration of one step of the engine.", buckets::STEP),
             step_tokens: engine.histogram("vllm:iteration_tokens_total", "Tokens computed in one step.", buckets::STEP_TOKENS),
+            step_operation_seconds: engine.seconds_counters(
+                "openelm:step_operation_seconds_total",
+                "Time that steps spent in the runner, by operation; openelm:step_seconds_sum holds the rest of each step, too.",
+                &["operation"],
+            ),
         }
     }
 }

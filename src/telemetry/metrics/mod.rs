@@ -10,11 +10,13 @@ mod buckets;
 mod define;
 mod families;
 mod observation;
+mod operations;
 mod rate;
 #[cfg(test)]
 mod tests;
 
 pub use observation::{CacheConfig, EngineLoad, FinishedSequence, HttpRequest, Outcome, Rejection};
+pub use operations::StepOperations;
 
 use define::Definer;
 use families::{LoadFamilies, RequestFamilies, ServerFamilies, WorkFamilies};
@@ -118,6 +120,11 @@ impl Metrics {
     pub fn step(&self, duration: Duration, tokens: usize) {
         self.work.step_seconds.observe(duration.as_secs_f64());
         self.work.step_tokens.observe(tokens as f64);
+    }
+
+    /// Counters for the time that steps spend in each of `operations`, all visible from now on.
+    pub fn step_operations(&self, operations: &[&'static str]) -> StepOperations {
+        StepOperations::new(&self.work.step_operation_seconds, operations)
     }
 
     /// A step that failed or panicked.

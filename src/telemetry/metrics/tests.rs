@@ -110,6 +110,8 @@ fn filled() -> Arc<Metrics> {
     metrics.set_cache_config(CacheConfig { num_blocks: 200, ..config });
     metrics.set_load(EngineLoad { running: 3, waiting: 2, kv_cache_usage: 0.25 });
     metrics.step(Duration::from_millis(20), 64);
+    metrics.step_operations(&["attention", "head", "sampling"]).add([3, 0, 1].map(Duration::from_millis).into_iter());
+    metrics.step_operations(&["attention"]).add([Duration::from_millis(2)].into_iter());
     metrics.step_failed();
     metrics.prefix_cache(100, 64);
     metrics.preempted(2);
@@ -161,7 +163,11 @@ type Expected<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
 
 #[test]
 fn an_empty_page_is_valid() {
-    let families = parse(&Metrics::new("m").render());
+    let metrics = Metrics::new("m");
+    // The engine names them before it begins.
+    let _operations = metrics.step_operations(&["attention"]);
+    let families = parse(&metrics.render());
+    assert_eq!(value(&families, "openelm:step_operation_seconds_total", &[("operation", "attention"), ("model_name", "m")]), 0.0);
     for reason in ["stop", "length", "abort", "error"] {
         assert_eq!(
             value(&families, "vllm:request_success_total", &[("finished_reason", reason), ("model_name", "m"), ("engine", "0")]),
@@ -200,6 +206,9 @@ fn a_filled_page_is_valid_and_says_what_happened() {
         ("openelm:step_failures_total", &[], 1.0),
         ("openelm:step_seconds_count", &[], 1.0),
         ("vllm:iteration_tokens_total_sum", &[], 64.0),
+        ("openelm:step_operation_seconds_total", &[("operation", "attention"), ("engine", "0")], 0.005),
+        ("openelm:step_operation_seconds_total", &[("operation", "head")], 0.0),
+        ("openelm:step_operation_seconds_total", &[("operation", "sampling")], 0.001),
         ("vllm:time_to_first_token_seconds_bucket", &[("le", "0.005")], 1.0),
         ("vllm:time_to_first_token_seconds_bucket", &[("le", "0.0025")], 0.0),
         ("vllm:inter_token_latency_seconds_count", &[], 1.0),

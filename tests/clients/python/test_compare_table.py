@@ -74,6 +74,12 @@ def test_a_machine_that_was_not_idle_is_told(compare_table):
     assert "worst round 1.50: NOT IDLE" in compare_table.table(idle | {"foreign_cores": [0.0, 1.5]})
 
 
+def test_a_measurement_that_was_cut_short_is_told(compare_table):
+    whole = results("AuthenticAMD", decode_1=DECODE)
+    assert "INTERRUPTED" not in compare_table.table(whole | {"is_complete": True}) + compare_table.table(whole)
+    assert "INTERRUPTED" in compare_table.table(whole | {"is_complete": False})
+
+
 def test_markdown_is_a_table_and_results_are_read_from_a_file(compare_table, tmp_path, capsys, monkeypatch):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results("AuthenticAMD", decode_1=DECODE)))

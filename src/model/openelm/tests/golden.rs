@@ -2,7 +2,7 @@
 
 use crate::model::openelm::{Decoder, OpenElmConfig, WeightSource};
 use crate::model::{LoadProgress, ModelFiles, ModelSource};
-use crate::ops::cpu::{CpuBackend, CpuKernels};
+use crate::ops::cpu::CpuBackend;
 use crate::ops::reference::ReferenceBackend;
 use crate::ops::{Backend, DType, PackedBatch};
 use serde_json::Value;
@@ -119,9 +119,6 @@ pub(super) fn argmax(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-/// Makes a backend.
-type OneBackend = fn() -> CpuBackend;
-
 /// Makes all backends of an arithmetic, with so many threads.
 type Variants = fn(usize) -> Vec<CpuBackend>;
 
@@ -130,6 +127,12 @@ struct Found {
     worst: f32,
     positions: usize,
     agreeing: usize,
+}
+
+/// What each of `variants` finds, with its name.
+fn measure_all(variants: Variants, name: &str, dtype: DType) -> Vec<(String, Found)> {
+    let all = variants(2);
+    all.iter().enumerate().map(|(i, cpu)| (cpu.kernels(), measure(|| variants(2).swap_remove(i), name, dtype))).collect()
 }
 
 fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, dtype: DType) -> Found {
@@ -159,9 +162,8 @@ fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, dtype: DType) -> Fou
 #[test]
 fn f32_logits_equal_the_golden_ones() {
     for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
-        let reference = measure(|| ReferenceBackend, name, DType::F32);
-        let cpu = measure(|| CpuBackend::new(CpuKernels::Portable, 2).unwrap(), name, DType::F32);
-        for (backend, found) in [("reference", reference), ("cpu", cpu)] {
+        let reference = ("reference".to_owned(), measure(|| ReferenceBackend, name, DType::F32));
+        for (backend, found) in std::iter::once(reference).chain(measure_all(CpuBackend::portable_variants, name, DType::F32)) {
             println!("{name} {backend}: worst {:.2e}, {} of {} argmax", found.worst, found.agreeing, found.positions);
             assert!(found.worst < 2e-5, "{name} {backend}: logits are off by {}", found.worst);
             assert_eq!(found.agreeing, found.positions, "{name} {backend}");
@@ -173,15 +175,14 @@ fn f32_logits_equal_the_golden_ones() {
 fn sixteen_bit_logits_stay_close_to_the_golden_ones() {
     // (model, positions where a bf16 and an f16 run of the original implementation agree with the truth)
     for (name, bf16, f16) in [("tiny-hd64-gqa4", 541, 553), ("tiny-hd32-gqa2", 535, 552)] {
-        let portable = || CpuBackend::portable_variants(2).pop().expect("one");
-        let dot = || CpuBackend::dot_variants(2).pop().expect("one");
-        let cases: [(DType, OneBackend, f32, usize); 3] =
-            [(DType::Bf16, portable, 0.4, bf16), (DType::Bf16, dot, 0.4, bf16), (DType::F16, portable, 0.05, f16)];
-        for (dtype, backend, limit, agreeing) in cases {
-            let (found, kernels) = (measure(backend, name, dtype), backend().kernels());
-            println!("{name} {dtype} {kernels}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
-            assert!(found.worst < limit, "{name} {dtype}: logits are off by {}", found.worst);
-            assert!(found.agreeing >= agreeing, "{name} {dtype}: {} of {}", found.agreeing, found.positions);
+        let (portable, dot): (Variants, Variants) = (CpuBackend::portable_variants, CpuBackend::dot_variants);
+        let cases = [(DType::Bf16, portable, 0.4, bf16), (DType::Bf16, dot, 0.4, bf16), (DType::F16, portable, 0.05, f16)];
+        for (dtype, variants, limit, agreeing) in cases {
+            for (kernels, found) in measure_all(variants, name, dtype) {
+                println!("{name} {dtype} {kernels}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
+                assert!(found.worst < limit, "{name} {dtype} {kernels}: logits are off by {}", found.worst);
+                assert!(found.agreeing >= agreeing, "{name} {dtype} {kernels}: {} of {}", found.agreeing, found.positions);
+            }
         }
     }
 }
@@ -191,14 +192,17 @@ fn greedy_sequences_equal_the_golden_ones() {
     for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
         let files = open(name);
         for case in cases(name) {
-            let mut bench = Bench::new(CpuBackend::new(CpuKernels::Portable, 2).unwrap(), &files, (DType::F32, DType::F32), 1);
-            let (vocab, mut length) = (bench.vocab, case.ids.len());
-            let mut logits = bench.step(&[(0, &case.ids, 0)]).remove(0);
-            for &wanted in &case.greedy {
-                let token = argmax(&logits[logits.len() - vocab..]) as u32;
-                assert_eq!(token, wanted, "{name}, prompt of {}, position {length}", case.ids.len());
-                logits = bench.step(&[(0, &[token], length)]).remove(0);
-                length += 1;
+            for cpu in CpuBackend::portable_variants(2) {
+                let isa = cpu.isa();
+                let mut bench = Bench::new(cpu, &files, (DType::F32, DType::F32), 1);
+                let (vocab, mut length) = (bench.vocab, case.ids.len());
+                let mut logits = bench.step(&[(0, &case.ids, 0)]).remove(0);
+                for &wanted in &case.greedy {
+                    let token = argmax(&logits[logits.len() - vocab..]) as u32;
+                    assert_eq!(token, wanted, "{name} {isa}, prompt of {}, position {length}", case.ids.len());
+                    logits = bench.step(&[(0, &[token], length)]).remove(0);
+                    length += 1;
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Whole files: what is written is what is mapped, whoever else writes, and within the bounds.
 
-use super::super::bounds::tidy;
+use super::super::bounds::{is_written_elsewhere, make_room, tidy};
 use super::super::directory::TEMPORARY;
 use super::super::identity::SOURCE;
 use super::*;
@@ -40,6 +40,7 @@ fn a_mapped_file_stays_whole_when_another_takes_its_name() {
     let before = file.matrix("matrix (64, 64)", (64, 64)).unwrap();
     let copy = before.as_slice().to_vec();
     let (_, others) = tensors(&backend(), DType::Bf16, &[(64, 64)]);
+    cache.discard(&key(1, DType::Bf16));
     write_now(&cache, &key(1, DType::Bf16), &others).unwrap();
     drop(file);
     assert_eq!(before.as_slice(), copy);
@@ -59,8 +60,13 @@ fn writers_and_readers_at_once_see_whole_files_or_none() {
             scope.spawn(|| {
                 start.wait();
                 for _ in 0..5 {
-                    write_now(&cache, &key, &tensors).unwrap();
+                    match write_now(&cache, &key, &tensors) {
+                        Ok(_) | Err(CacheError::Elsewhere) => cache.discard(&key),
+                        Err(error) => panic!("{error}"),
+                    }
                 }
+                // The last one finds nothing, or the file of another that is whole.
+                assert!(matches!(write_now(&cache, &key, &tensors), Ok(_) | Err(CacheError::Elsewhere)));
             });
         }
         for _ in 0..2 {
@@ -114,16 +120,86 @@ fn the_least_recently_used_files_make_room_and_never_more_than_needed() {
     cache.max_bytes = 3 * bytes;
     let fourth = write_now(&cache, &key(4, DType::Bf16), &tensors).unwrap();
     assert_eq!(paths.each_ref().map(|path| path.exists()), [true, false, true]);
-    // A file that takes its own place needs no room.
-    write_now(&cache, &key(4, DType::Bf16), &tensors).unwrap();
-    assert_eq!(paths.each_ref().map(|path| path.exists()), [true, false, true]);
+    // A file that is there needs no room.
     cache.max_bytes = bytes;
+    let refused = write_now(&cache, &key(4, DType::Bf16), &tensors).unwrap_err();
+    assert!(matches!(refused, CacheError::Elsewhere) && names(&cache).len() == 3, "{refused}");
+    cache.discard(&key(4, DType::Bf16));
     write_now(&cache, &key(4, DType::Bf16), &tensors).unwrap();
     assert!(fourth.exists() && names(&cache).len() == 1);
     cache.max_bytes = bytes - 1;
     let refused = write_now(&cache, &key(5, DType::Bf16), &tensors).unwrap_err();
     assert!(matches!(refused, CacheError::TooLarge { most, .. } if most == bytes - 1), "{refused}");
     assert!(fourth.exists(), "what does not fit at all removes nothing");
+}
+
+/// A file in the making by another process, last written to so many seconds ago.
+fn others_file(cache: &WeightCache, key: &PackedKey, (bytes, seconds): (u64, u64)) -> PathBuf {
+    let path = cache.directory.temporary(&key.file_name());
+    std::fs::File::create_new(&path).unwrap().set_len(bytes).unwrap();
+    age(&path, seconds);
+    path
+}
+
+#[test]
+fn what_another_process_writes_is_left_to_it_unless_it_stopped() {
+    let ((_directory, cache), (ours, theirs)) = (cache(), (key(1, DType::Bf16), key(2, DType::Bf16)));
+    let (_, tensors) = tensors(&backend(), DType::Bf16, &SHAPES[..3]);
+    let other = others_file(&cache, &ours, (1, 60));
+    let refused = write_now(&cache, &ours, &tensors).unwrap_err();
+    assert!(matches!(refused, CacheError::Elsewhere) && names(&cache).len() == 1, "{refused}");
+    write_now(&cache, &theirs, &tensors).unwrap();
+    age(&other, 200);
+    write_now(&cache, &ours, &tensors).unwrap();
+    assert!(other.exists() && names(&cache).len() == 3, "{:?}", names(&cache));
+}
+
+#[test]
+fn of_two_writers_that_began_at_once_one_goes_on() {
+    let ((_directory, cache), key) = (cache(), key(1, DType::Bf16));
+    let target = cache.path_of(&key);
+    let mut both = [(); 2].map(|()| others_file(&cache, &key, (1, 0)));
+    both.sort();
+    let gives_up = |own: &PathBuf| is_written_elsewhere(&cache.directory, &target, Some(own)).unwrap();
+    assert_eq!(both.each_ref().map(gives_up), [false, true]);
+    // A clock that is ahead by a moment is no reason to write twice; one that is far ahead none to write never.
+    let ahead = |seconds| {
+        let time = SystemTime::now() + Duration::from_secs(seconds);
+        std::fs::File::open(&both[0]).unwrap().set_modified(time).unwrap();
+    };
+    ahead(30);
+    assert!(gives_up(&both[1]));
+    ahead(10_000);
+    assert!(!gives_up(&both[1]));
+    std::fs::write(&target, "whole").unwrap();
+    assert_eq!(both.each_ref().map(gives_up), [true, true]);
+}
+
+#[test]
+fn files_in_the_making_count_and_nothing_gives_way_before_it_must() {
+    let (_directory, mut cache) = cache();
+    let (_, tensors) = tensors(&backend(), DType::Bf16, &SHAPES[..3]);
+    let paths = [1, 2].map(|weights| write_now(&cache, &key(weights, DType::Bf16), &tensors).unwrap());
+    let bytes = paths[0].metadata().unwrap().len();
+    age(&paths[0], 100);
+    let there = || paths.each_ref().map(|path| path.exists());
+    // As a file grows: nothing, one, both, and then it must end.
+    let own = others_file(&cache, &key(3, DType::Bf16), (bytes, 0));
+    let room = |most, wanted| make_room(&cache.directory, most, (&own, wanted)).map(|()| there());
+    assert_eq!(room(3 * bytes, bytes).unwrap(), [true, true]);
+    assert_eq!(room(3 * bytes, bytes + 1).unwrap(), [false, true]);
+    assert!(matches!(room(3 * bytes, 3 * bytes + 1), Err(CacheError::NoRoom { .. })));
+    assert_eq!(there(), [false, true], "what cannot be written removes nothing");
+    // Another process writes too much for this one beside it.
+    let other = others_file(&cache, &key(4, DType::Bf16), (2 * bytes, 0));
+    std::fs::remove_file(&own).unwrap();
+    cache.max_bytes = 3 * bytes - 1;
+    let refused = write_now(&cache, &key(5, DType::Bf16), &tensors).unwrap_err();
+    assert!(matches!(refused, CacheError::NoRoom { .. }), "{refused}");
+    assert_eq!((there(), names(&cache).len()), ([false, true], 2));
+    cache.max_bytes = 3 * bytes;
+    write_now(&cache, &key(5, DType::Bf16), &tensors).unwrap();
+    assert!(other.exists() && there() == [false, false]);
 }
 
 #[test]

@@ -13,22 +13,22 @@ use tempfile::TempDir;
 /// Shapes whose panels are not full, whose K is odd, and whose bytes are no multiple of a chunk.
 const SHAPES: [(usize, usize); 5] = [(1, 1), (33, 7), (64, 64), (31, 130), (1025, 1027)];
 
-fn key(weights: u8, dtype: DType) -> PackedKey {
+pub(super) fn key(weights: u8, dtype: DType) -> PackedKey {
     PackedKey { weights: blake3::hash(&[weights]), dtype, layout: "panel32-v2" }
 }
 
-fn cache() -> (TempDir, WeightCache) {
+pub(super) fn cache() -> (TempDir, WeightCache) {
     let directory = tempfile::tempdir().unwrap();
     let cache = WeightCache::open(&directory.path().join("made/by/the/cache")).unwrap();
     (directory, cache)
 }
 
-fn backend() -> CpuBackend {
+pub(super) fn backend() -> CpuBackend {
     CpuBackend::new(CpuKernels::Auto, 2).unwrap()
 }
 
 /// Matrices of [`SHAPES`] and a vector.
-fn tensors(backend: &CpuBackend, dtype: DType, shapes: &[(usize, usize)]) -> (Vec<PanelMatrix>, Vec<PackedTensor>) {
+pub(super) fn tensors(backend: &CpuBackend, dtype: DType, shapes: &[(usize, usize)]) -> (Vec<PanelMatrix>, Vec<PackedTensor>) {
     let mut state = 1_u32;
     let mut value = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -60,7 +60,7 @@ fn open(cache: &WeightCache, key: &PackedKey) -> Result<Option<PackedFile>, Cach
 }
 
 /// Names in the directory of a cache, sorted.
-fn names(cache: &WeightCache) -> Vec<String> {
+pub(super) fn names(cache: &WeightCache) -> Vec<String> {
     let entries = std::fs::read_dir(cache.directory.path()).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
