@@ -8,6 +8,7 @@
 //! **Architecture invariant:** `unsafe` lives here and nowhere else (but the one line that maps a checkpoint). Nothing here knows of requests,
 //! sequences that wait, or text.
 
+mod blocks;
 pub mod cpu;
 mod packed;
 pub mod reference;
@@ -15,7 +16,8 @@ mod tensor;
 mod weight_bytes;
 
 pub use packed::{PackedBatch, PackedSequence};
-pub use tensor::{DType, TensorData};
+pub use blocks::{BLOCK_VALUES, Block, BlockFormat};
+pub use tensor::{DType, RowOrder, TensorData, TensorRows, WeightType};
 pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
 
 /// An operation that could not be done. On the CPU only loading can fail; a GPU adds launches and transfers.
