@@ -15,8 +15,8 @@ pub mod reference;
 mod tensor;
 mod weight_bytes;
 
-pub use packed::{PackedBatch, PackedSequence};
 pub use blocks::{BLOCK_VALUES, Block, BlockFormat};
+pub use packed::{PackedBatch, PackedSequence};
 pub use tensor::{DType, RowOrder, TensorData, TensorRows, WeightType};
 pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
 

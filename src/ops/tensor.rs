@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn lengths_and_orders_that_do_not_fit_are_refused() {
-        let rows = |stored: WeightType, shape, order, bytes: usize| TensorRows::new(stored, shape, order, Cow::Owned(vec![0; bytes])).is_some();
+        let rows =
+            |stored: WeightType, shape, order, bytes: usize| TensorRows::new(stored, shape, order, Cow::Owned(vec![0; bytes])).is_some();
         assert!(rows(BlockFormat::Q4_0.into(), (3, 64), RowOrder::Plain, 3 * 36));
         assert!(!rows(BlockFormat::Q4_0.into(), (3, 64), RowOrder::Plain, 3 * 36 - 1));
         assert!(!rows(BlockFormat::Q4_0.into(), (3, 33), RowOrder::Plain, 3 * 36));

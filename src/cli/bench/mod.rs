@@ -28,7 +28,6 @@ pub(super) use options::Options;
 use super::serve::{self, Loaded};
 use crate::config::host::HostResources;
 use crate::config::{Config, LogLevel};
-use crate::model::openelm::OpenElmConfig;
 use crate::runner::ModelRunner as _;
 use anyhow::{Context as _, bail};
 use meter::Meter;
@@ -136,7 +135,7 @@ fn load(config: &Config, host: HostResources) -> anyhow::Result<Loaded> {
 }
 
 fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut model, meter): (Loaded, &mut Meter)) -> anyhow::Result<()> {
-    let shapes = OpenElmConfig::parse(&model.files.config)?;
+    let shapes = model.files.config()?;
     let work = Work::of(&shapes, &model.info);
     let instruction = work::instruction(&model.info.kernels, model.info.dtype);
     let context = model.info.max_model_len;

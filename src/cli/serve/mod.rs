@@ -15,6 +15,7 @@ use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::engine::{Engine, EngineHandle};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadProgress, ModelFiles};
+use crate::ops::WeightType;
 use crate::ops::cpu::CpuBackend;
 use crate::runner::paged::{self, ModelInfo, PagedRunner};
 use crate::server::{self, AppState, ModelCard, ServerOptions};
@@ -136,11 +137,16 @@ fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> any
 }
 
 fn log_model(config: &Config, files: &ModelFiles, info: &ModelInfo, text: &Text) {
-    if config.dtype == config::Dtype::Auto && info.dtype != info.checkpoint_dtype {
-        tracing::info!(from = %info.checkpoint_dtype, to = %info.dtype, "weights are lowered; --dtype float32 keeps them");
+    let (from, to) = (info.checkpoint_dtype, info.dtype);
+    match from {
+        WeightType::Blocks(_) => tracing::info!(%from, %to, "quantised weights are widened"),
+        WeightType::Scalar(dtype) if config.dtype == config::Dtype::Auto && dtype != to => {
+            tracing::info!(%from, %to, "weights are lowered; --dtype float32 keeps them");
+        }
+        WeightType::Scalar(_) => {}
     }
     tracing::info!(
-        config = files.config.name,
+        config = files.config.name(),
         parameters = info.parameters,
         weight_bytes = info.weight_bytes,
         dtype = %info.dtype,

@@ -144,7 +144,7 @@ mod tests {
             parameters: 1,
             weight_bytes: 2,
             dtype: DType::Bf16,
-            checkpoint_dtype: DType::F32,
+            checkpoint_dtype: DType::F32.into(),
             kv_cache_dtype: DType::Bf16,
             kernels: "reference".to_owned(),
             fingerprint: "fp".to_owned(),

@@ -1,9 +1,9 @@
 //! Checks the tensors of a checkpoint against the config and hands them to a backend, arranged already where that was kept.
 
 use super::config::OpenElmConfig;
-use crate::model::checkpoint::{Checkpoint, Tensor};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::weight_cache::{PackedFile, PackedTensor};
-use crate::model::{LoadError, LoadProgress};
+use crate::model::{LoadError, LoadProgress, Tensor};
 use crate::ops::{Backend, DType, MatrixRows, TensorData};
 use std::cell::RefCell;
 
@@ -67,7 +67,7 @@ impl<B: Backend> WeightReader<'_, B> {
 
     fn note(&self, tensor: &Tensor<'_>, from_checkpoint: bool, packed: impl FnOnce() -> Option<PackedTensor>) {
         if from_checkpoint {
-            self.source.progress.add(tensor.bytes().len());
+            self.source.progress.add(tensor.byte_len());
         }
         if let Some(taken) = &self.source.taken {
             let mut taken = taken.borrow_mut();

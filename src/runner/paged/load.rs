@@ -8,7 +8,7 @@ use crate::model::openelm::{Decoder, OpenElmConfig, workspace_values_per_row};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadError, LoadProgress, ModelFiles};
 use crate::ops::cpu::{CpuBackend, CpuKernels, KernelsError};
-use crate::ops::{ATTENTION_TILE, Backend, DType};
+use crate::ops::{ATTENTION_TILE, Backend, DType, WeightType};
 use crate::runner::RunnerLimits;
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ const MAX_POSITIONS: usize = 1 << 20;
 /// What the operator chose.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunnerOptions {
-    /// How matrices are stored; `None` = 16-bit checkpoints as they are, F32 ones as bf16.
+    /// How matrices are stored; `None` = 16-bit checkpoints as they are, all others as bf16.
     pub dtype: Option<DType>,
     /// How keys and values are stored; `None` = as the matrices.
     pub kv_cache_dtype: Option<DType>,
@@ -70,7 +70,7 @@ pub struct ModelInfo {
     /// How matrices are stored.
     pub dtype: DType,
     /// How they lie in the checkpoint.
-    pub checkpoint_dtype: DType,
+    pub checkpoint_dtype: WeightType,
     /// How keys and values are stored.
     pub kv_cache_dtype: DType,
     /// Backend, instruction set and threads, for the log.
@@ -145,9 +145,12 @@ pub(super) fn load_on<B: Backend>(
     progress: &LoadProgress,
 ) -> Result<Loaded<B>, LoadError> {
     check_options(options)?;
-    let config = OpenElmConfig::parse(&files.config)?;
+    let config = files.config()?;
     let checkpoint_dtype = checkpoint_dtype(files, &config)?;
-    let dtype = options.dtype.unwrap_or(if checkpoint_dtype == DType::F32 { DType::Bf16 } else { checkpoint_dtype });
+    let dtype = options.dtype.unwrap_or(match checkpoint_dtype {
+        WeightType::Scalar(dtype @ (DType::Bf16 | DType::F16)) => dtype,
+        WeightType::Scalar(DType::F32) | WeightType::Blocks(_) => DType::Bf16,
+    });
     let kv_dtype = options.kv_cache_dtype.unwrap_or(dtype);
     let max_model_len = options.max_model_len.unwrap_or(config.max_context_length);
     if max_model_len == 0 || max_model_len > MAX_POSITIONS {
@@ -208,12 +211,12 @@ fn check_options(options: &RunnerOptions) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The dtype that the embedding lies in.
-fn checkpoint_dtype(files: &ModelFiles, config: &OpenElmConfig) -> Result<DType, LoadError> {
+/// How the embedding lies in the checkpoint.
+fn checkpoint_dtype(files: &ModelFiles, config: &OpenElmConfig) -> Result<WeightType, LoadError> {
     let name = "transformer.token_embeddings.weight";
     let wanted = vec![config.vocab_size, config.model_dim];
     let missing = || LoadError::MissingTensor { file: files.checkpoint.files(), tensor: name.to_string(), wanted };
-    Ok(files.checkpoint.get(name)?.ok_or_else(missing)?.dtype)
+    Ok(files.checkpoint.get(name)?.ok_or_else(missing)?.weight_type())
 }
 
 fn needs(config: &OpenElmConfig, dtype: DType, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {

@@ -1,6 +1,6 @@
 //! Known logits (f64 truth of an independent implementation) and what batching, chunking, threads and instruction sets may not change.
 
-use crate::model::openelm::{Decoder, OpenElmConfig, WeightSource};
+use crate::model::openelm::{Decoder, WeightSource};
 use crate::model::{LoadProgress, ModelFiles, ModelSource};
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::reference::ReferenceBackend;
@@ -63,7 +63,7 @@ const BLOCKS: u32 = 16;
 impl<B: Backend> Bench<B> {
     /// `weights` and `kv` are the dtypes of the matrices and of the pages.
     pub(super) fn new(backend: B, files: &ModelFiles, (weights, kv): (DType, DType), sequences: usize) -> Self {
-        let config = OpenElmConfig::parse(&files.config).unwrap();
+        let config = files.config().unwrap();
         let vocab = config.vocab_size;
         let progress = LoadProgress::default();
         let source = WeightSource { checkpoint: &files.checkpoint, dtype: weights, packed: None, progress: &progress, taken: None };
@@ -134,7 +134,7 @@ struct Found {
 
 fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, dtype: DType) -> Found {
     let files = open(name);
-    let vocab = OpenElmConfig::parse(&files.config).unwrap().vocab_size;
+    let vocab = files.config().unwrap().vocab_size;
     let mut found = Found { worst: 0.0, positions: 0, agreeing: 0 };
     for case in cases(name) {
         let logits = &all_logits(backend(), &files, dtype, &[(&case.ids, case.ids.len())])[0];
