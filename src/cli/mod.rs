@@ -108,6 +108,7 @@ const EXAMPLES: &str = "\
 Examples:
   openelm-server                                the demo model on http://127.0.0.1:8000
   openelm-server serve DIR --port 9000          a checkpoint from a directory
+  openelm-server serve FILE.gguf                a model in one file
   openelm-server bench DIR --output-svg p.svg   how fast it is here, and how fast it could be
   OPENELM_API_KEY=… openelm-server --host 0.0.0.0";
 

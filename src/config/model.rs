@@ -86,8 +86,10 @@ pub struct Config {
 pub enum ModelSource {
     /// The demo model that is compiled into the binary.
     Embedded,
-    /// A directory as Hugging Face lays it out.
+    /// A directory as Hugging Face lays it out, or with a single GGUF file.
     Directory(PathBuf),
+    /// A GGUF file.
+    File(PathBuf),
 }
 
 /// Where packed weights are kept for later starts.
@@ -239,7 +241,7 @@ impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embedded => f.write_str("embedded"),
-            Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Directory(path) | Self::File(path) => write!(f, "{}", path.display()),
         }
     }
 }

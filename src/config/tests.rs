@@ -296,6 +296,21 @@ fn a_model_directory_gives_its_name() {
 }
 
 #[test]
+fn a_gguf_file_is_a_model_by_its_ending_or_alone_in_its_directory() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| directory.path().join(name);
+    let model = |path: &PathBuf| by_flags(&["--model", &path.display().to_string()]);
+    assert!(messages(model(&file("Tiny-Q8_0.gguf")))[0].contains("no such file"));
+    std::fs::write(file("Tiny-Q8_0.gguf"), "").expect("written");
+    let config = model(&file("Tiny-Q8_0.gguf")).expect("valid").config;
+    assert_eq!((config.model, config.served_model_names), (ModelSource::File(file("Tiny-Q8_0.gguf")), vec!["Tiny-Q8_0".to_owned()]));
+    let directory_itself = directory.path().to_path_buf();
+    assert_eq!(model(&directory_itself).expect("valid").config.model, ModelSource::Directory(directory_itself.clone()));
+    std::fs::write(file("Other.GGUF"), "").expect("written");
+    assert!(messages(model(&directory_itself))[0].contains("2 GGUF files; name one"));
+}
+
+#[test]
 fn combinations_that_cannot_work_are_refused() {
     let root = env!("CARGO_MANIFEST_DIR");
     assert_eq!(messages(by_flags(&["--skip-tokenizer-init", "--tokenizer", root, "--chat-template", "plain"])).len(), 2);

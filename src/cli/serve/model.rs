@@ -17,6 +17,7 @@ pub(super) fn open(config: &Config) -> anyhow::Result<ModelFiles> {
     let source = match &config.model {
         config::ModelSource::Embedded => ModelSource::Embedded,
         config::ModelSource::Directory(path) => ModelSource::Directory(path.clone()),
+        config::ModelSource::File(path) => ModelSource::File(path.clone()),
     };
     Ok(ModelFiles::open(&source, config.tokenizer.as_deref())?)
 }
