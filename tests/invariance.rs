@@ -6,9 +6,9 @@
 use openelm_server::engine::{Engine, EngineConfig, EngineHandle};
 use openelm_server::generation::{GenerationEvent, GenerationRequest, SamplingParams, StopCriteria, TokenLogprobs, Usage};
 use openelm_server::model::{ModelFiles, ModelSource};
-use openelm_server::ops::DType;
 use openelm_server::ops::cpu::{CpuBackend, CpuKernels};
-use openelm_server::runner::paged::{RunnerOptions, load};
+use openelm_server::ops::{BlockFormat, DType};
+use openelm_server::runner::paged::{RunnerOptions, WeightOptions, load};
 use openelm_server::telemetry::metrics::Metrics;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,10 +36,11 @@ struct Server {
 }
 
 /// An engine on a golden checkpoint; `change` adjusts the defaults.
-fn start((name, kernels): Case, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
+fn start((name, kernels, quantization): Case, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let files = ModelFiles::open(&ModelSource::Directory(path), None).unwrap();
-    let mut options = RunnerOptions { dtype: Some(DType::Bf16), cpu_kernels: kernels, ..RunnerOptions::default() };
+    let weights = WeightOptions { dtype: Some(DType::Bf16), quantization };
+    let mut options = RunnerOptions { weights, cpu_kernels: kernels, ..RunnerOptions::default() };
     let mut config = EngineConfig { max_model_len: 256, enable_prefix_caching: false, ..EngineConfig::default() };
     change(&mut options, &mut config);
     options.max_num_batched_tokens = config.max_num_batched_tokens;
@@ -122,13 +123,16 @@ fn metric(server: &Server, name: &str) -> f64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// A golden checkpoint, and the kernels that are forced on it.
-type Case = (&'static str, CpuKernels);
+/// A golden checkpoint, the kernels that are forced on it, and the blocks that its weights are quantised to.
+type Case = (&'static str, CpuKernels, Option<BlockFormat>);
 
-/// Both checkpoints with all kernels that this CPU has.
+/// Both checkpoints with all kernels that this CPU has, in 16, 8 and 4 bits. Blocks do not divide all rows of the second one, so it has
+/// matrices of both kinds.
 fn cases() -> Vec<Case> {
     let kernels = [CpuKernels::Portable, CpuKernels::Avx512Bf16].into_iter().filter(|kernels| CpuBackend::new(*kernels, 1).is_ok());
-    kernels.flat_map(|kernels| ["tiny-hd64-gqa4", "tiny-hd32-gqa2"].map(|name| (name, kernels))).collect()
+    let numbers = kernels.flat_map(|kernels| ["tiny-hd64-gqa4", "tiny-hd32-gqa2"].map(|name| (name, kernels, None)));
+    let blocks = [("tiny-hd64-gqa4", BlockFormat::Q8_0), ("tiny-hd64-gqa4", BlockFormat::Q4_0), ("tiny-hd32-gqa2", BlockFormat::Q8_0)];
+    numbers.chain(blocks.map(|(name, format)| (name, CpuKernels::Auto, Some(format)))).collect()
 }
 
 #[tokio::test]

@@ -45,8 +45,11 @@ class Session:
 
     def __init__(self, arguments):
         self.size, self.rounds, self.peer_flags = arguments.size, arguments.rounds, shlex.split(arguments.peer_flags)
-        self.checkpoint = f"{FOLDER}/openelm-{self.size}-bf16"
-        self.gguf = self.checkpoint + ".gguf"
+        self.weights = arguments.weights
+        checkpoint = f"{FOLDER}/openelm-{self.size}-bf16"
+        self.gguf = checkpoint + ("" if self.weights == "bf16" else f"-{self.weights}") + ".gguf"
+        # Both sides quantise the same bf16 by the same plain rule.
+        self.model_flags = ["--model", checkpoint, "--quantization", "none" if self.weights == "bf16" else self.weights]
         self.commands, self.raw, self.rows, self.foreign_cores = [], [], {}, []
         (FOLDER / "logs").mkdir(parents=True, exist_ok=True)
         self.model = self.kernels = self.agreement = None
@@ -80,7 +83,7 @@ class Session:
         return report
 
     def our_model(self, name, *flags):
-        report = self.ours(name, "--model", self.checkpoint, "--threads", str(self.threads), *flags)
+        report = self.ours(name, *self.model_flags, "--threads", str(self.threads), *flags)
         self.model = report["model"]
         return report
 
@@ -118,6 +121,7 @@ class Session:
             "schema": 1,
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "size": self.size,
+            "weights": self.weights,
             "rounds": self.rounds,
             "is_complete": is_complete,
             "threads": self.threads,
@@ -190,7 +194,7 @@ def http_16(session):
         session.our_model("model", "--only", "decode", "--batch", "1", "--context", "16")
     kv_bytes = session.model["kv_bytes_per_token"] * KV_TOKENS
     threads = str(session.threads)
-    ours = [SERVER, "serve", "--model", session.checkpoint, "--no-enable-prefix-caching", "--kv-cache-memory-bytes", str(kv_bytes)]
+    ours = [SERVER, "serve", *session.model_flags, "--no-enable-prefix-caching", "--kv-cache-memory-bytes", str(kv_bytes)]
     ours += ["--threads", threads, "--log-level", "warn"]
     peer = [f"{FOLDER}/build/bin/llama-server", "-m", session.gguf, "-np", str(CLIENTS), "-c", str(KV_TOKENS), "-t", threads]
     our_figures, our_memory, our_tokens = serve_and_drive(session, "ours", ours)
@@ -209,7 +213,7 @@ def context(session):
 
 
 def exec_to_first_token(session):
-    flags = ["--model", session.checkpoint, "--threads", str(session.threads)]
+    flags = [*session.model_flags, "--threads", str(session.threads)]
     session.note(["benches/start.py", str(session.rounds), "--", *flags])
     if "start" not in session.rows:
         # Warms the page cache, as start.py does.
@@ -332,6 +336,7 @@ def positive(text):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="270M", help="size of the weights, which must have been made")
+    parser.add_argument("--weights", default="bf16", choices=["bf16", "q8_0", "q4_0"], help="how both sides store the weights")
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--threads", type=positive, help="of both sides; without it the physical cores")
     parser.add_argument("--only", default=",".join(MEASUREMENTS), help="measurements with commas between them")
@@ -367,7 +372,7 @@ def main():
     arguments = parse()
     if arguments.check:
         return
-    output = (arguments.output_json or ROOT / FOLDER / f"results-{arguments.size}.json").absolute()
+    output = (arguments.output_json or ROOT / FOLDER / f"results-{arguments.size}-{arguments.weights}.json").absolute()
     os.chdir(ROOT)
     # So that servers are ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -8,7 +8,7 @@ import argparse
 import json
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
@@ -59,6 +59,32 @@ ROWS = {
 }
 
 
+# What other targets hold for weights in blocks: ratios on Intel and AMD, shares of the limit, seconds to the first token.
+BLOCK_TARGETS = {
+    "q8_0": {"decode_1": (1.75, 1.15), "decode_16": (6, 4.3), "prefill_512": (4.3, 2.7), "http_16_rate": (5, 3.2), "http_16_ttft": (4, 3)},
+    "q4_0": {"decode_1": (1.6, 1.0), "decode_16": (4.2, 3.1), "prefill_512": (2.7, 2.1), "http_16_rate": (3.6, 2.2), "http_16_ttft": (3, 2.5)},
+}
+BLOCK_SHARES = {"decode_1": 0.88, "decode_16": None, "prefill_512": 0.55}
+BLOCK_START_S = 0.8
+
+
+def rows_of(weights):
+    """The lines of the table for weights as `bf16`, `q8_0` or `q4_0`."""
+    if weights not in BLOCK_TARGETS:
+        return ROWS
+    rows = dict(ROWS)
+    for key, (intel, amd) in BLOCK_TARGETS[weights].items():
+        is_time = key == "http_16_ttft"
+        ratio = {
+            vendor: Bound(1 / factor if is_time else factor, at_most=is_time)
+            for vendor, factor in (("intel", intel), ("amd", amd))
+        }
+        share = BLOCK_SHARES.get(key)
+        rows[key] = replace(rows[key], ratio=ratio, share=Bound(share) if share else None)
+    rows["start"] = replace(rows["start"], value=Bound(BLOCK_START_S, at_most=True))
+    return rows
+
+
 def digits(figure):
     """At least three significant digits, and all before the point."""
     if figure == 0 or not math.isfinite(figure):
@@ -66,9 +92,8 @@ def digits(figure):
     return f"{figure:,.{max(0, 2 - math.floor(math.log10(abs(figure))))}f}"
 
 
-def cells(key, found, vendor):
+def cells(row, found, vendor):
     """The columns of one row; `found` holds the figures of every round: `ours`, and where measured `peer` and `share`."""
-    row = ROWS[key]
     ours = statistics.median(found["ours"])
     peer = statistics.median(found["peer"]) if found.get("peer") else None
     share = statistics.median(found["share"]) if found.get("share") else None
@@ -112,7 +137,7 @@ def head(results):
     flags, agreement = results["peer_flags"], results["agreement"]
     return [
         f"{versions['openelm-server']} ({results['kernels'] or 'kernels not asked'}) and {versions['peer']}",
-        f"random weights of OpenELM-{results['size']} in bfloat16, {count(results['rounds'])} in turn, {results['date']}",
+        f"random weights of OpenELM-{results['size']} in {results.get('weights', 'bf16')}, {count(results['rounds'])} in turn, {results['date']}",
         f"{machine['cpu']} ({machine['id']}), {machine['cores']} cores, {memory}; {results['threads']} threads each",
         f"llama.cpp with its defaults{' and ' + flags if flags else ''}; prompts over HTTP are token ids, the same for both",
         others(results["foreign_cores"]),
@@ -142,7 +167,8 @@ def as_markdown(lines, rows):
 def table(results, is_markdown=False):
     """The whole text."""
     vendor = VENDORS.get(results["machine"]["vendor"])
-    rows = [HEAD, *(cells(key, found, vendor) for key, found in results["rows"].items())]
+    titles = rows_of(results.get("weights", "bf16"))
+    rows = [HEAD, *(cells(titles[key], found, vendor) for key, found in results["rows"].items())]
     return (as_markdown if is_markdown else as_text)(head(results), rows)
 
 

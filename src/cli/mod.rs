@@ -7,6 +7,7 @@
 
 mod bench;
 mod healthcheck;
+mod quantize;
 mod serve;
 
 use crate::config::{Config, ConfigError, Environment, Flags, Resolved, flags, load};
@@ -54,6 +55,7 @@ fn dispatch(arguments: Vec<OsString>, environment: &dyn Environment) -> Result<(
         Some(("openapi", _)) => Ok(print(&document_yaml().map_err(anyhow::Error::msg)?)?),
         Some(("healthcheck", matches)) => Ok(healthcheck::run(&load(&Flags::from_matches(matches), environment)?.config)?),
         Some(("bench", matches)) => bench(matches, environment),
+        Some(("quantize", matches)) => Ok(quantize::run(&quantize::Options::from_arg_matches(matches)?)?),
         Some((_, matches)) => serve(matches, environment),
         None => serve(&matches, environment),
     }
@@ -100,6 +102,9 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(serve)
         .subcommand(bench::Options::augment_args(bench))
+        .subcommand(quantize::Options::augment_args(
+            Command::new("quantize").about("Write a model as a GGUF file with weights in 16, 8 or 4 bits"),
+        ))
         .subcommand(healthcheck)
         .subcommand(Command::new("openapi").about("Print the OpenAPI description of the server as YAML"))
 }
@@ -108,7 +113,9 @@ const EXAMPLES: &str = "\
 Examples:
   openelm-server                                the demo model on http://127.0.0.1:8000
   openelm-server serve DIR --port 9000          a checkpoint from a directory
+  openelm-server serve FILE.gguf                a model in one file
   openelm-server bench DIR --output-svg p.svg   how fast it is here, and how fast it could be
+  openelm-server quantize DIR small.gguf --type q4_0   one file, in 4.5 bits a weight
   OPENELM_API_KEY=… openelm-server --host 0.0.0.0";
 
 /// Prints `text` to standard output. A reader that has gone away (`| head`) wants no more, and no error.

@@ -67,15 +67,15 @@ const CACHE_GROUP: &str = "KV cache";
 const LOG_GROUP: &str = "Log";
 
 keys! {
-    MODEL: MODEL_GROUP "model" One("DIR"), "embedded",
-        "Directory of a Hugging Face checkpoint of OpenELM; `embedded` is the demo model inside the binary";
+    MODEL: MODEL_GROUP "model" One("DIR|FILE"), "embedded",
+        "Directory of a Hugging Face checkpoint of OpenELM, or a GGUF file; `embedded` is the demo model inside the binary";
     TOKENIZER: MODEL_GROUP "tokenizer" One("PATH"), "auto",
         "tokenizer.json, or the directory that holds it; `auto` takes the model's own";
     WEIGHT_CACHE: MODEL_GROUP "weight-cache" One("auto|off|DIR"), "auto",
         "Directory that keeps weights as the CPU reads them, so that later starts read a file and arrange nothing; `auto` is openelm-server in \
          $XDG_CACHE_HOME or ~/.cache, `off` keeps nothing. It holds at most 8 GiB, and nothing of the demo model";
     SERVED_MODEL_NAME: MODEL_GROUP "served-model-name" Many("NAME"), "",
-        "Names by which clients may ask for the model; the first stands in answers. Without one: the name of the model's directory, or `openelm-demo`";
+        "Names by which clients may ask for the model; the first stands in answers. Without one: the name of the model's directory or file, or `openelm-demo`";
     SKIP_TOKENIZER_INIT: MODEL_GROUP "skip-tokenizer-init" Switch("no-skip-tokenizer-init"), "false",
         "Serve without a tokenizer: prompts are token ids, answers carry token ids";
     CHAT_TEMPLATE: MODEL_GROUP "chat-template" One("FILE|NAME"), "auto",
@@ -109,6 +109,8 @@ keys! {
 
     DTYPE: COMPUTE_GROUP "dtype" One("TYPE"), "auto",
         "Type of the weights: auto, float32, bfloat16 or float16; `auto` keeps 16-bit checkpoints and lowers float32 ones to bfloat16";
+    QUANTIZATION: COMPUTE_GROUP "quantization" One("TYPE"), "none",
+        "Blocks that weights are quantised to at load: none, q8_0 (8.5 bits a weight) or q4_0 (4.5 bits); a file that is quantised already stays as it is";
     KV_CACHE_DTYPE: COMPUTE_GROUP "kv-cache-dtype" One("TYPE"), "auto",
         "Type of the KV cache: auto, float32, bfloat16 or float16; `auto` follows dtype";
     THREADS: COMPUTE_GROUP "threads" One("N"), "auto",

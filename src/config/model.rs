@@ -50,6 +50,8 @@ pub struct Config {
 
     /// Type the weights are computed in.
     pub dtype: Dtype,
+    /// Blocks that weights are quantised to at load.
+    pub quantization: Quantization,
     /// Type of the KV cache; `Auto` follows `dtype`.
     pub kv_cache_dtype: Dtype,
     /// Threads of the CPU backend; `None` takes one per physical core within the CPU quota.
@@ -86,8 +88,10 @@ pub struct Config {
 pub enum ModelSource {
     /// The demo model that is compiled into the binary.
     Embedded,
-    /// A directory as Hugging Face lays it out.
+    /// A directory as Hugging Face lays it out, or with a single GGUF file.
     Directory(PathBuf),
+    /// A GGUF file.
+    File(PathBuf),
 }
 
 /// Where packed weights are kept for later starts.
@@ -112,6 +116,17 @@ pub enum Dtype {
     Bfloat16,
     /// 16 bits, IEEE half precision.
     Float16,
+}
+
+/// Blocks that weights are quantised to at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    /// None: weights stay numbers.
+    None,
+    /// 32 weights of 8 bits and a scale.
+    Q8_0,
+    /// 32 weights of 4 bits and a scale.
+    Q4_0,
 }
 
 /// Kernels of the CPU backend as asked for.
@@ -198,6 +213,10 @@ impl Choice for Dtype {
         &[("auto", Self::Auto), ("float32", Self::Float32), ("bfloat16", Self::Bfloat16), ("float16", Self::Float16)];
 }
 
+impl Choice for Quantization {
+    const ALL: &'static [(&'static str, Self)] = &[("none", Self::None), ("q8_0", Self::Q8_0), ("q4_0", Self::Q4_0)];
+}
+
 impl Choice for CpuKernels {
     const ALL: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("portable", Self::Portable), ("avx512-bf16", Self::Avx512Bf16)];
 }
@@ -212,6 +231,12 @@ impl Choice for LogFormat {
 }
 
 impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl fmt::Display for Quantization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }
@@ -239,7 +264,7 @@ impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embedded => f.write_str("embedded"),
-            Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Directory(path) | Self::File(path) => write!(f, "{}", path.display()),
         }
     }
 }

@@ -152,10 +152,15 @@ pub(super) fn path(value: &str) -> Result<PathBuf, Problem> {
     text(value).map(PathBuf::from)
 }
 
-/// The directory of a model, or `embedded`.
+/// The directory of a model, a GGUF file by its ending, or `embedded`.
 pub(super) fn model(text: &str) -> Result<ModelSource, Problem> {
-    let directory = unless("embedded", text, path)?;
-    Ok(directory.map_or(ModelSource::Embedded, ModelSource::Directory))
+    let source = |path: PathBuf| if is_gguf(&path) && !path.is_dir() { ModelSource::File(path) } else { ModelSource::Directory(path) };
+    Ok(unless("embedded", text, path)?.map_or(ModelSource::Embedded, source))
+}
+
+/// Whether a path has the ending of GGUF files.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
 /// `auto`, `off` or a directory, which need not be there yet.

@@ -46,6 +46,7 @@ impl Config {
             (keys::MAX_CHOICES, one(self.max_choices)),
             (keys::SHUTDOWN_TIMEOUT, one(show(self.shutdown_timeout))),
             (keys::DTYPE, one(self.dtype)),
+            (keys::QUANTIZATION, one(self.quantization)),
             (keys::KV_CACHE_DTYPE, one(self.kv_cache_dtype)),
             (keys::THREADS, or("auto", self.threads)),
             (keys::CPU_KERNELS, one(self.cpu_kernels)),

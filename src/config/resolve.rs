@@ -92,6 +92,7 @@ impl Reader {
             max_choices: self.one(&keys::MAX_CHOICES, count),
             shutdown_timeout: self.one(&keys::SHUTDOWN_TIMEOUT, parse::any_duration),
             dtype: self.one(&keys::DTYPE, parse::choice),
+            quantization: self.one(&keys::QUANTIZATION, parse::choice),
             kv_cache_dtype: self.one(&keys::KV_CACHE_DTYPE, parse::choice),
             threads: self.one(&keys::THREADS, |text| parse::unless("auto", text, |text| parse::number(text, &(1..=1024)))),
             cpu_kernels: self.one(&keys::CPU_KERNELS, parse::choice),
@@ -146,9 +147,12 @@ impl Reader {
     }
 
     fn check_paths(&mut self, config: &Config) {
-        if let ModelSource::Directory(path) = &config.model
-            && let Some(problem) = model_problem(path)
-        {
+        let problem = match &config.model {
+            ModelSource::Embedded => None,
+            ModelSource::Directory(path) => model_problem(path),
+            ModelSource::File(path) => (!path.exists()).then(|| "no such file".to_owned()),
+        };
+        if let Some(problem) = problem {
             self.refuse(&keys::MODEL, problem);
         }
         if config.tokenizer.as_ref().is_some_and(|path| !path.exists()) {
@@ -188,15 +192,25 @@ fn model_problem(path: &Path) -> Option<String> {
         return None;
     }
     if path.is_dir() {
-        return Some("this directory has no config.json; expected the directory of a Hugging Face checkpoint".to_owned());
+        return match gguf_files(path) {
+            1 => None,
+            0 => Some("this directory has no config.json; expected the directory of a Hugging Face checkpoint, or a GGUF file".to_owned()),
+            count => Some(format!("this directory has no config.json and {count} GGUF files; name one of them")),
+        };
     }
     if path.exists() {
-        return Some("this is a file; expected the directory of a Hugging Face checkpoint".to_owned());
+        return Some("this is a file; expected the directory of a Hugging Face checkpoint, or a file with the ending .gguf".to_owned());
     }
     let name = path.display().to_string();
     let is_hub_id = !name.starts_with(['.', '/']) && name.matches('/').count() == 1;
     let advice = if is_hub_id { format!("; to fetch it: hf download {name} --local-dir DIR, then --model DIR") } else { String::new() };
     Some(format!("no such directory{advice}"))
+}
+
+/// How many GGUF files a directory holds.
+fn gguf_files(directory: &Path) -> usize {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    entries.filter(|entry| parse::is_gguf(&entry.path())).count()
 }
 
 /// What is wrong with a chat template, as far as its name tells. A pipe is as good as a file.
@@ -215,7 +229,11 @@ fn template_problem(template: &str) -> Option<String> {
 /// The name clients see when none was given.
 fn default_name(model: &ModelSource) -> String {
     const EMBEDDED: &str = "openelm-demo";
-    let ModelSource::Directory(path) = model else { return EMBEDDED.to_owned() };
+    let path = match model {
+        ModelSource::Embedded => return EMBEDDED.to_owned(),
+        ModelSource::File(path) => return path.file_stem().map_or("openelm".to_owned(), |stem| stem.to_string_lossy().into_owned()),
+        ModelSource::Directory(path) => path,
+    };
     // `.` and links have the name of what they lead to.
     let path = path.canonicalize().unwrap_or_else(|_| path.clone());
     let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();

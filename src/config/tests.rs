@@ -57,6 +57,7 @@ fn other(key: &Key) -> &'static str {
         ("host", _) => "::1",
         ("api-key", _) => "sk-one,sk-two",
         ("dtype" | "kv-cache-dtype", _) => "float32",
+        ("quantization", _) => "q4_0",
         ("cpu-kernels", _) => "portable",
         ("log-level", _) => "debug",
         ("log-format", _) => "json",
@@ -293,6 +294,21 @@ fn a_model_directory_gives_its_name() {
     assert_eq!(name(&plain.join(".")), ["my-model"]);
     assert_eq!(name(&hub), ["apple/OpenELM-270M"]);
     assert!(messages(by_flags(&["--model", &plain.join("config.json").display().to_string()]))[0].contains("this is a file"));
+}
+
+#[test]
+fn a_gguf_file_is_a_model_by_its_ending_or_alone_in_its_directory() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| directory.path().join(name);
+    let model = |path: &PathBuf| by_flags(&["--model", &path.display().to_string()]);
+    assert!(messages(model(&file("Tiny-Q8_0.gguf")))[0].contains("no such file"));
+    std::fs::write(file("Tiny-Q8_0.gguf"), "").expect("written");
+    let config = model(&file("Tiny-Q8_0.gguf")).expect("valid").config;
+    assert_eq!((config.model, config.served_model_names), (ModelSource::File(file("Tiny-Q8_0.gguf")), vec!["Tiny-Q8_0".to_owned()]));
+    let directory_itself = directory.path().to_path_buf();
+    assert_eq!(model(&directory_itself).expect("valid").config.model, ModelSource::Directory(directory_itself.clone()));
+    std::fs::write(file("Other.GGUF"), "").expect("written");
+    assert!(messages(model(&directory_itself))[0].contains("2 GGUF files; name one"));
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! The tensors of a checkpoint: one or several safetensors files, mapped, or bytes inside the binary.
+//! The tensors of a checkpoint: one or several safetensors files or a GGUF file, mapped, or bytes inside the binary.
 
 use super::LoadError;
+use super::gguf::GgufWeights;
 use super::json::JsonFile;
+use super::tensor::Tensor;
 use super::weight_cache::{FileIdentity, SourceIdentity};
-use crate::ops::{DType, TensorData};
+use crate::ops::DType;
 use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 enum Shard {
     Mapped(MmapedSafetensors),
     Embedded(SliceSafetensors<'static>),
+    Gguf(GgufWeights),
 }
 
 /// All tensors of a model by name.
@@ -30,34 +33,6 @@ impl std::fmt::Debug for Checkpoint {
     }
 }
 
-/// A tensor of the checkpoint: its file, shape, dtype and bytes.
-pub struct Tensor<'a> {
-    /// The file it lies in.
-    pub file: &'a str,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// How its values are stored.
-    pub dtype: DType,
-    bytes: &'a [u8],
-}
-
-impl<'a> Tensor<'a> {
-    /// As a matrix; a vector is one row.
-    pub fn data(&self) -> Option<TensorData<'a>> {
-        let (rows, cols) = match *self.shape.as_slice() {
-            [cols] => (1, cols),
-            [rows, cols] => (rows, cols),
-            _ => return None,
-        };
-        TensorData::new(self.dtype, rows, cols, self.bytes)
-    }
-
-    /// Its bytes, for hashing.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
-    }
-}
-
 impl Checkpoint {
     /// Wraps a safetensors file that lies in memory.
     ///
@@ -66,6 +41,14 @@ impl Checkpoint {
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
         let shard = SliceSafetensors::new(bytes).map_err(|e| damaged(name, &e))?;
         Self::collect(vec![(name.to_string(), Shard::Embedded(shard))], None)
+    }
+
+    /// Wraps the tensors of the GGUF file `name`, of which `identity` is what the file system said before it was read.
+    ///
+    /// # Errors
+    /// None in fact: its names are unique.
+    pub(super) fn gguf(name: &str, weights: GgufWeights, identity: Option<FileIdentity>) -> Result<Self, LoadError> {
+        Self::collect(vec![(name.to_string(), Shard::Gguf(weights))], identity.map(|file| SourceIdentity(vec![file])))
     }
 
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
@@ -94,6 +77,7 @@ impl Checkpoint {
             let names: Vec<String> = match shard {
                 Shard::Mapped(s) => s.tensors().into_iter().map(|(name, _)| name).collect(),
                 Shard::Embedded(s) => s.tensors().into_iter().map(|(name, _)| name).collect(),
+                Shard::Gguf(s) => s.names().map(str::to_string).collect(),
             };
             for name in names {
                 if let Some(other) = tensors.insert(name.clone(), index) {
@@ -120,7 +104,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::get`].
     pub fn bytes(&self) -> Result<u64, LoadError> {
-        self.names().try_fold(0, |sum, name| Ok(sum + self.get(name)?.map_or(0, |tensor| tensor.bytes().len() as u64)))
+        self.names().try_fold(0, |sum, name| Ok(sum + self.get(name)?.map_or(0, |tensor| tensor.byte_len() as u64)))
     }
 
     /// The files, for messages.
@@ -143,6 +127,7 @@ impl Checkpoint {
         let view = match shard {
             Shard::Mapped(s) => s.get(name),
             Shard::Embedded(s) => s.get(name),
+            Shard::Gguf(s) => return Ok(s.get(file, name)),
         }
         .map_err(|e| damaged(file, &e))?;
         let dtype = match candle_core::DType::try_from(view.dtype()) {
@@ -153,7 +138,7 @@ impl Checkpoint {
                 return Err(LoadError::Dtype { file: file.clone(), tensor: name.to_string(), found: format!("{:?}", view.dtype()) });
             }
         };
-        Ok(Some(Tensor { file, shape: view.shape().to_vec(), dtype, bytes: view.data() }))
+        Ok(Some(Tensor::plain(file, view.shape().to_vec(), dtype, view.data())))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Why a model cannot be served: every variant names the file, what was found there and what would be right.
 
+use super::gguf::GgufError;
 use crate::ops::OpError;
 
 /// An error of loading a model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The model is not a directory with a checkpoint.
-    #[error("{path}: {problem}; expected a Hugging Face OpenELM directory with config.json and model.safetensors")]
+    #[error("{path}: {problem}; expected a Hugging Face OpenELM directory with config.json and model.safetensors, or a GGUF file")]
     NotAModel {
         /// The path given.
         path: String,
@@ -48,6 +49,14 @@ pub enum LoadError {
         file: String,
         /// The reader's reason.
         detail: String,
+    },
+    /// A GGUF file that cannot be served.
+    #[error("{file}: {problem}")]
+    Gguf {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: GgufError,
     },
     /// The index names a shard that is not there.
     #[error("{index}: names the shard {shard}, which is not in the directory; download it or fix `weight_map`")]

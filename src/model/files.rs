@@ -1,7 +1,11 @@
-//! Finds the files of a model: a Hugging Face directory, or the demo model inside the binary.
+//! Finds the files of a model: a Hugging Face directory, a GGUF file, or the demo model inside the binary.
 
 use super::LoadError;
 use super::checkpoint::Checkpoint;
+use super::gguf::{self, GgufBytes};
+use super::openelm::OpenElmConfig;
+use super::weight_cache::FileIdentity;
+use crate::ops::MappedFile;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +14,10 @@ use std::path::{Path, PathBuf};
 pub enum ModelSource {
     /// The demo model compiled into the binary.
     Embedded,
-    /// A Hugging Face directory.
+    /// A Hugging Face directory, or one with a single GGUF file.
     Directory(PathBuf),
+    /// A GGUF file.
+    File(PathBuf),
 }
 
 /// A small file in memory.
@@ -23,11 +29,35 @@ pub struct Document {
     pub bytes: Cow<'static, [u8]>,
 }
 
+/// What describes the model.
+#[derive(Debug)]
+pub enum ConfigSource {
+    /// `config.json`.
+    Json(Document),
+    /// The metadata of a GGUF file, read already.
+    Gguf {
+        /// Its path, for messages.
+        name: String,
+        /// What they say.
+        config: Box<OpenElmConfig>,
+    },
+}
+
+impl ConfigSource {
+    /// The file's path, for messages.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Json(document) => &document.name,
+            Self::Gguf { name, .. } => name,
+        }
+    }
+}
+
 /// All files of a model but the weights read; the weights mapped.
 #[derive(Debug)]
 pub struct ModelFiles {
-    /// `config.json`.
-    pub config: Document,
+    /// `config.json`, or the metadata of a GGUF file.
+    pub config: ConfigSource,
     /// `generation_config.json`.
     pub generation_config: Option<Document>,
     /// `tokenizer.json`.
@@ -57,7 +87,11 @@ impl ModelFiles {
     pub fn open(source: &ModelSource, tokenizer: Option<&Path>) -> Result<Self, LoadError> {
         let mut files = match source {
             ModelSource::Embedded => Self::embedded()?,
-            ModelSource::Directory(path) => Self::directory(path)?,
+            ModelSource::Directory(path) => match single_gguf(path) {
+                Some(file) => Self::gguf(&file, tokenizer.is_none())?,
+                None => Self::directory(path)?,
+            },
+            ModelSource::File(path) => Self::gguf(path, tokenizer.is_none())?,
         };
         if let Some(path) = tokenizer {
             let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
@@ -69,10 +103,41 @@ impl ModelFiles {
         Ok(files)
     }
 
+    /// The model's configuration.
+    ///
+    /// # Errors
+    /// [`LoadError`] naming the key of `config.json`, what it holds and what would be right.
+    pub fn config(&self) -> Result<OpenElmConfig, LoadError> {
+        match &self.config {
+            ConfigSource::Json(document) => OpenElmConfig::parse(document),
+            ConfigSource::Gguf { config, .. } => Ok((**config).clone()),
+        }
+    }
+
+    fn gguf(path: &Path, wants_tokenizer: bool) -> Result<Self, LoadError> {
+        let name = path.display().to_string();
+        let read_error = |source| LoadError::Read { file: name.clone(), source };
+        let (map, metadata) = MappedFile::open_checkpoint(path).map_err(read_error)?;
+        let identity = FileIdentity::of(path, &metadata).ok();
+        let gguf_error = |problem| LoadError::Gguf { file: name.clone(), problem };
+        let model = gguf::open(GgufBytes::Mapped(map), wants_tokenizer).map_err(gguf_error)?;
+        tracing::info!(file = name, formats = model.weights.formats(), "GGUF file read");
+        let document = |bytes: Vec<u8>| Document { name: name.clone(), bytes: Cow::Owned(bytes) };
+        let (tokenizer, tokenizer_config) = model.tokenizer.map(|json| (document(json.tokenizer), document(json.config))).unzip();
+        Ok(Self {
+            config: ConfigSource::Gguf { name: name.clone(), config: Box::new(model.config) },
+            generation_config: None,
+            tokenizer,
+            tokenizer_config,
+            chat_template: None,
+            checkpoint: Checkpoint::gguf(&name, model.weights, identity)?,
+        })
+    }
+
     fn embedded() -> Result<Self, LoadError> {
         const WEIGHTS: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/model.safetensors"));
         Ok(Self {
-            config: embedded!("config.json"),
+            config: ConfigSource::Json(embedded!("config.json")),
             generation_config: Some(embedded!("generation_config.json")),
             tokenizer: Some(embedded!("tokenizer.json")),
             tokenizer_config: Some(embedded!("tokenizer_config.json")),
@@ -91,7 +156,7 @@ impl ModelFiles {
         }
         let config = read_optional(&path.join("config.json"))?.ok_or_else(|| not_a_model("holds no config.json"))?;
         Ok(Self {
-            config,
+            config: ConfigSource::Json(config),
             generation_config: read_optional(&path.join("generation_config.json"))?,
             tokenizer: read_optional(&path.join("tokenizer.json"))?,
             tokenizer_config: read_optional(&path.join("tokenizer_config.json"))?,
@@ -99,6 +164,21 @@ impl ModelFiles {
             checkpoint: Checkpoint::directory(path)?,
         })
     }
+}
+
+/// The GGUF file of a directory that holds exactly one and no `config.json`.
+fn single_gguf(directory: &Path) -> Option<PathBuf> {
+    if directory.join("config.json").exists() {
+        return None;
+    }
+    let files = std::fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut ggufs = files.filter(|file| is_gguf(file));
+    ggufs.next().filter(|_| ggufs.next().is_none())
+}
+
+/// Whether a path has the ending of GGUF files.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
 /// Reads a file that must be there.

@@ -8,14 +8,16 @@
 //! **Architecture invariant:** `unsafe` lives here and nowhere else (but the one line that maps a checkpoint). Nothing here knows of requests,
 //! sequences that wait, or text.
 
+mod blocks;
 pub mod cpu;
 mod packed;
 pub mod reference;
 mod tensor;
 mod weight_bytes;
 
+pub use blocks::{BLOCK_VALUES, Block, BlockFormat};
 pub use packed::{PackedBatch, PackedSequence};
-pub use tensor::{DType, TensorData};
+pub use tensor::{DType, RowOrder, TensorData, TensorRows, WeightType};
 pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
 
 /// An operation that could not be done. On the CPU only loading can fail; a GPU adds launches and transfers.
@@ -29,13 +31,21 @@ pub enum OpError {
         /// What they were for.
         what: &'static str,
     },
-    /// A value that the wanted dtype cannot hold.
-    #[error("value {value} does not fit {dtype}: use bfloat16 or float32")]
+    /// A value that the wanted type cannot hold.
+    #[error("value {value} does not fit {stored}: use bfloat16 or float32")]
     Range {
         /// The first such value.
         value: f32,
-        /// The dtype it should have become.
-        dtype: DType,
+        /// The type it should have become.
+        stored: WeightType,
+    },
+    /// Rows that blocks do not divide.
+    #[error("rows of {values} weights cannot be stored as {stored}, which takes 32 at a time")]
+    Blocks {
+        /// The type they should have become.
+        stored: WeightType,
+        /// Weights in a row.
+        values: usize,
     },
 }
 
@@ -97,6 +107,9 @@ pub enum MatrixRows {
     GateUp,
 }
 
+/// Activations to be prepared, and how the matrix is stored that they will be multiplied with.
+pub type Target<'a, B> = (&'a mut <B as Backend>::Operand, WeightType);
+
 /// Gains of the per-head RMSNorms of queries and keys.
 #[derive(Debug)]
 pub struct QkNorm<'a, B: Backend> {
@@ -126,14 +139,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Cosines and sines of the rotary embedding.
     type Rope: Send + Sync;
 
-    /// What computes with weights and a KV cache of these dtypes, for the log and the fingerprint: equal names promise equal bits.
-    fn arithmetic(&self, weights: DType, kv_cache: DType) -> String;
+    /// What computes with weights of these types and a KV cache of this dtype, for the log and the fingerprint: equal names promise equal bits.
+    fn arithmetic(&self, weights: &[WeightType], kv_cache: DType) -> String;
 
-    /// Takes over a weight matrix `[out, in]`, stored as `dtype`.
+    /// Takes over a weight matrix `[out, in]`, stored as `stored`.
     ///
     /// # Errors
-    /// [`OpError`] when memory is refused or a value does not fit `dtype`.
-    fn matrix(&self, source: &TensorData<'_>, rows: MatrixRows, dtype: DType) -> Result<Self::Matrix, OpError>;
+    /// [`OpError`] when memory is refused, a value does not fit `stored`, or blocks do not divide the rows.
+    fn matrix(&self, source: &TensorData<'_>, rows: MatrixRows, stored: WeightType) -> Result<Self::Matrix, OpError>;
+
+    /// How a matrix is stored.
+    fn stored_as(&self, matrix: &Self::Matrix) -> WeightType;
 
     /// Name and version of the arrangement of [`Self::Matrix`], where it can be kept in a file and taken back: equal names promise equal
     /// bytes for equal weights. `None`, the default, for a backend whose matrices live elsewhere or cost nothing to make.
@@ -147,7 +163,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
 
     /// The matrix `[out, in]` that gave `bytes`; `None` when their number does not fit the shape.
-    fn matrix_from_packed(&self, _shape: (usize, usize), _rows: MatrixRows, _dtype: DType, _bytes: &WeightBytes) -> Option<Self::Matrix> {
+    fn matrix_from_packed(
+        &self,
+        _shape: (usize, usize),
+        _rows: MatrixRows,
+        _stored: WeightType,
+        _bytes: &WeightBytes,
+    ) -> Option<Self::Matrix> {
         None
     }
 
@@ -160,11 +182,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// [`OpError::Allocation`] when memory is refused.
     fn buffer(&self, rows: usize, width: usize) -> Result<Self::Buffer, OpError>;
 
-    /// Allocates activations `[rows, width]` for products with matrices stored as `weights`.
+    /// Allocates activations `[rows, width]` for products with matrices stored as any of `weights`.
     ///
     /// # Errors
     /// [`OpError::Allocation`] when memory is refused.
-    fn operand(&self, rows: usize, width: usize, weights: DType) -> Result<Self::Operand, OpError>;
+    fn operand(&self, rows: usize, width: usize, weights: &[WeightType]) -> Result<Self::Operand, OpError>;
 
     /// Allocates one layer's pages, zeroed.
     ///
@@ -179,7 +201,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn embed(&self, table: &Self::Matrix, batch: &PackedBatch, out: &mut Self::Buffer);
 
     /// `out = x / sqrt(mean(x^2) + eps) * gain` by row, width = length of `gain`.
-    fn rms_norm(&self, x: &Self::Buffer, norm: (&Self::Vector, f32), rows: usize, out: &mut Self::Operand);
+    fn rms_norm(&self, x: &Self::Buffer, norm: (&Self::Vector, f32), rows: usize, out: Target<'_, Self>);
 
     /// `out[row] = x[row] @ weight^T`, `[rows, in] -> [rows, out]`.
     fn linear(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: &mut Self::Buffer);
@@ -188,10 +210,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn linear_add(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, residual: &mut Self::Buffer);
 
     /// `out = silu(gate) * up` with `[gate | up] = x @ weight^T`, for a matrix of [`MatrixRows::GateUp`]: `[rows, in] -> [rows, out / 2]`.
-    fn linear_swiglu(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: &mut Self::Operand);
+    fn linear_swiglu(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: Target<'_, Self>);
 
     /// `out = silu(x @ weight^T)`, `[rows, in] -> [rows, out]`, for feed-forward layers without a gate.
-    fn linear_silu(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: &mut Self::Operand);
+    fn linear_silu(&self, weight: &Self::Matrix, x: &Self::Operand, rows: usize, out: Target<'_, Self>);
 
     /// Per-head RMSNorm of q and k (if any), rotation of q and k, and k and v to their pages. `qkv`: `[rows, q | k | v]`, q in place.
     fn qk_norm_rope_store(
@@ -204,7 +226,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     );
 
     /// Causal attention of every row over its sequence's pages, scaled by `1 / sqrt(head_dim)`: `[rows, q | k | v] -> [rows, q]`.
-    fn paged_attention(&self, qkv: &Self::Buffer, shape: AttentionShape, batch: &PackedBatch, pages: &Self::Pages, out: &mut Self::Operand);
+    fn paged_attention(&self, qkv: &Self::Buffer, shape: AttentionShape, batch: &PackedBatch, pages: &Self::Pages, out: Target<'_, Self>);
 
     /// `out[i] = x[rows[i]] @ head^T` to host memory, `[rows.len(), vocabulary]`.
     fn logits(&self, head: &Self::Matrix, x: &Self::Operand, rows: &[u32], out: &mut [f32]);
@@ -225,7 +247,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Fills an operand with rows of `width` values.
     #[cfg(test)]
-    fn write_operand(&self, operand: &mut Self::Operand, width: usize, values: &[f32]);
+    fn write_operand(&self, operand: Target<'_, Self>, width: usize, values: &[f32]);
 
     /// The values of `rows` rows of `width` values.
     #[cfg(test)]
@@ -233,4 +255,4 @@ pub trait Backend: Send + Sync + Sized + 'static {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

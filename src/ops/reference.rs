@@ -1,6 +1,8 @@
 //! The plain backend: one loop after the other, sums in f64, nothing fused, nothing shared. What the fast backends are compared with.
 
-use super::{AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, TensorData};
+use super::{
+    AttentionShape, BLOCK_VALUES, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData, WeightType,
+};
 use half::{bf16, f16};
 
 /// See the module.
@@ -10,6 +12,7 @@ pub struct ReferenceBackend;
 /// A matrix `[rows, cols]` of f32, row-major.
 #[derive(Debug)]
 pub struct PlainMatrix {
+    stored: WeightType,
     rows: usize,
     cols: usize,
     values: Vec<f32>,
@@ -70,16 +73,28 @@ impl Backend for ReferenceBackend {
     type Pages = PlainPages;
     type Rope = PlainRope;
 
-    fn arithmetic(&self, _weights: DType, _kv_cache: DType) -> String {
+    fn arithmetic(&self, _weights: &[WeightType], _kv_cache: DType) -> String {
         "reference".to_string()
     }
 
-    fn matrix(&self, source: &TensorData<'_>, _rows: MatrixRows, dtype: DType) -> Result<PlainMatrix, OpError> {
-        let values: Vec<f32> = source.to_f32().into_iter().map(|v| round_to(dtype, v)).collect();
+    fn matrix(&self, source: &TensorData<'_>, _rows: MatrixRows, stored: WeightType) -> Result<PlainMatrix, OpError> {
+        let (rows, cols) = (source.rows(), source.cols());
+        let values: Vec<f32> = match stored {
+            WeightType::Scalar(dtype) => source.to_f32().into_iter().map(|v| round_to(dtype, v)).collect(),
+            WeightType::Blocks(_) if !cols.is_multiple_of(BLOCK_VALUES) => return Err(OpError::Blocks { stored, values: cols }),
+            WeightType::Blocks(format) => {
+                let block = |index: usize| source.block(index * BLOCK_VALUES / cols, index % (cols / BLOCK_VALUES), format);
+                (0..rows * cols / BLOCK_VALUES).flat_map(|index| block(index).values()).collect()
+            }
+        };
         if let Some(&value) = values.iter().find(|v| v.is_infinite()) {
-            return Err(OpError::Range { value, dtype });
+            return Err(OpError::Range { value, stored });
         }
-        Ok(PlainMatrix { rows: source.rows(), cols: source.cols(), values })
+        Ok(PlainMatrix { stored, rows, cols, values })
+    }
+
+    fn stored_as(&self, matrix: &PlainMatrix) -> WeightType {
+        matrix.stored
     }
 
     fn vector(&self, values: &[f32]) -> Vec<f32> {
@@ -90,7 +105,7 @@ impl Backend for ReferenceBackend {
         Ok(vec![0.0; rows * width])
     }
 
-    fn operand(&self, rows: usize, width: usize, _weights: DType) -> Result<Vec<f32>, OpError> {
+    fn operand(&self, rows: usize, width: usize, _weights: &[WeightType]) -> Result<Vec<f32>, OpError> {
         self.buffer(rows, width)
     }
 
@@ -111,7 +126,7 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn rms_norm(&self, x: &Vec<f32>, (gain, eps): (&Vec<f32>, f32), rows: usize, out: &mut Vec<f32>) {
+    fn rms_norm(&self, x: &Vec<f32>, (gain, eps): (&Vec<f32>, f32), rows: usize, (out, _): Target<'_, Self>) {
         let width = gain.len();
         for row in 0..rows {
             let normed = normalise(&x[row * width..][..width], gain, eps);
@@ -129,7 +144,7 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn linear_swiglu(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, out: &mut Vec<f32>) {
+    fn linear_swiglu(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, (out, _): Target<'_, Self>) {
         let width = weight.rows / 2;
         for (row, gate_up) in weight.times(x, rows).chunks_exact(2 * width).enumerate() {
             let (gate, up) = gate_up.split_at(width);
@@ -139,7 +154,7 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn linear_silu(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, out: &mut Vec<f32>) {
+    fn linear_silu(&self, weight: &PlainMatrix, x: &Vec<f32>, rows: usize, (out, _): Target<'_, Self>) {
         for (out, sum) in out.iter_mut().zip(weight.times(x, rows)) {
             *out = sigmoid_times(sum) as f32;
         }
@@ -178,7 +193,7 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn paged_attention(&self, qkv: &Vec<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &PlainPages, out: &mut Vec<f32>) {
+    fn paged_attention(&self, qkv: &Vec<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &PlainPages, (out, _): Target<'_, Self>) {
         let head_dim = shape.head_dim;
         for row in 0..batch.rows() {
             let table = batch.table_of_row(row);
@@ -229,7 +244,7 @@ impl Backend for ReferenceBackend {
     }
 
     #[cfg(test)]
-    fn write_operand(&self, operand: &mut Vec<f32>, _width: usize, values: &[f32]) {
+    fn write_operand(&self, (operand, _): Target<'_, Self>, _width: usize, values: &[f32]) {
         self.write(operand, values);
     }
 

@@ -1,6 +1,8 @@
 //! Every operation of the CPU backend, in every instruction set and with several threads, beside the reference, on odd shapes; and the bits
 //! of a row whatever else is computed with it.
 
+mod products;
+
 use super::cpu::{CpuBackend, CpuKernels};
 use super::reference::ReferenceBackend;
 use super::*;
@@ -21,9 +23,9 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-fn matrix<B: Backend>(backend: &B, values: &[f32], rows: usize, cols: usize, dtype: DType) -> B::Matrix {
+fn matrix<B: Backend>(backend: &B, values: &[f32], rows: usize, cols: usize, stored: impl Into<WeightType>) -> B::Matrix {
     let bytes = bytes_of(values);
-    backend.matrix(&TensorData::new(DType::F32, rows, cols, &bytes).unwrap(), MatrixRows::Plain, dtype).unwrap()
+    backend.matrix(&TensorData::new(DType::F32, rows, cols, &bytes).unwrap(), MatrixRows::Plain, stored.into()).unwrap()
 }
 
 fn buffer<B: Backend>(backend: &B, values: &[f32]) -> B::Buffer {
@@ -65,182 +67,43 @@ trait Op {
     fn run<B: Backend>(&self, backend: &B) -> Vec<f32>;
 }
 
-/// What happens to the sums of a product.
-#[derive(Clone, Copy, Debug)]
-enum After {
-    Store,
-    Add,
-    SwiGlu,
-    Silu,
-}
+const SCALARS: [WeightType; 3] = [WeightType::Scalar(DType::F32), WeightType::Scalar(DType::Bf16), WeightType::Scalar(DType::F16)];
+const BLOCKS: [WeightType; 3] =
+    [WeightType::Blocks(BlockFormat::Q8_0), WeightType::Blocks(BlockFormat::Q4_0), WeightType::Blocks(BlockFormat::Q4_1)];
 
-struct LinearOp {
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-    dtype: DType,
-    after: After,
-}
-
-impl Op for LinearOp {
-    fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-        let (rows, outputs) = (self.rows, self.outputs);
-        let bytes = bytes_of(&noise(1, outputs * self.inputs));
-        let source = TensorData::new(DType::F32, outputs, self.inputs, &bytes).unwrap();
-        let paired = matches!(self.after, After::SwiGlu);
-        let weight = b.matrix(&source, if paired { MatrixRows::GateUp } else { MatrixRows::Plain }, self.dtype).unwrap();
-        let mut x = b.operand(rows, self.inputs, self.dtype).unwrap();
-        b.write_operand(&mut x, self.inputs, &noise(2, rows * self.inputs));
-        let mut out = buffer(b, &noise(3, rows * outputs));
-        let mut operand = b.operand(rows, outputs, DType::F32).unwrap();
-        match self.after {
-            After::Store => b.linear(&weight, &x, rows, &mut out),
-            After::Add => b.linear_add(&weight, &x, rows, &mut out),
-            After::SwiGlu => {
-                b.linear_swiglu(&weight, &x, rows, &mut operand);
-                return b.read_operand(&operand, rows, outputs / 2);
-            }
-            After::Silu => {
-                b.linear_silu(&weight, &x, rows, &mut operand);
-                return b.read_operand(&operand, rows, outputs);
-            }
-        }
-        b.read(&out, rows * outputs)
-    }
-}
-
-fn compare_linear(op: LinearOp) {
-    let what = format!("{:?} {}x{}x{} {}", op.after, op.rows, op.inputs, op.outputs, op.dtype);
-    let exact = if matches!(op.after, After::SwiGlu) { 2e-4 } else { 2e-5 };
-    compare(&what, Tolerance(exact, if op.dtype == DType::Bf16 { 0.2 } else { exact }), op);
-}
-
-#[test]
-fn linear_on_odd_shapes() {
-    for dtype in [DType::F32, DType::Bf16, DType::F16] {
-        for (inputs, outputs) in [(1, 1), (2, 31), (7, 33), (64, 32), (96, 65), (130, 100)] {
-            for rows in [1, 2, 3, 5, 8, 9, 17, 40] {
-                compare_linear(LinearOp { rows, inputs, outputs, dtype, after: After::Store });
-            }
-        }
-    }
-}
-
-#[test]
-fn what_follows_a_product_on_odd_shapes() {
-    for (inputs, outputs) in [(1, 2), (7, 34), (64, 32), (96, 66), (130, 100), (33, 224)] {
-        for rows in [1, 4, 9, 17] {
-            for (after, dtype) in [(After::Add, DType::Bf16), (After::SwiGlu, DType::Bf16), (After::Silu, DType::Bf16)] {
-                compare_linear(LinearOp { rows, inputs, outputs, dtype, after });
-            }
-            compare_linear(LinearOp { rows, inputs, outputs, dtype: DType::F32, after: After::SwiGlu });
-            compare_linear(LinearOp { rows, inputs, outputs, dtype: DType::F16, after: After::Add });
-        }
-    }
-}
-
-#[test]
-fn linear_of_many_rows_goes_through_groups_of_panels() {
-    compare_linear(LinearOp { rows: 300, inputs: 64, outputs: 320, dtype: DType::Bf16, after: After::Store });
-}
-
-/// Logits of some rows of several, or of all of them.
-struct LogitsOp<'a>(&'a [u32]);
-
-impl Op for LogitsOp<'_> {
-    fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-        let (rows, inputs, vocabulary) = (19, 70, 100);
-        let head = matrix(b, &noise(1, vocabulary * inputs), vocabulary, inputs, DType::Bf16);
-        let mut x = b.operand(rows, inputs, DType::Bf16).unwrap();
-        b.write_operand(&mut x, inputs, &noise(2, rows * inputs));
-        let mut out = vec![f32::NAN; self.0.len() * vocabulary];
-        b.logits(&head, &x, self.0, &mut out);
-        out
-    }
-}
-
-#[test]
-fn logits_of_chosen_rows() {
-    let all: Vec<u32> = (0..19).collect();
-    for rows in [&all[..], &all[..7], &[18], &[0, 5, 9, 18], &[3, 3]] {
-        compare(&format!("logits of {rows:?}"), Tolerance(2e-5, 0.2), LogitsOp(rows));
-    }
-}
-
-#[test]
-fn the_dot_product_is_that_of_rounded_activations() {
-    // With activations that bf16 holds exactly, both arithmetics compute the same sum up to the order of two terms.
-    struct Exact;
-    impl Op for Exact {
-        fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-            let (rows, inputs, outputs) = (9, 130, 70);
-            let weight = matrix(b, &noise(1, outputs * inputs), outputs, inputs, DType::Bf16);
-            let mut x = b.operand(rows, inputs, DType::Bf16).unwrap();
-            let values: Vec<f32> = noise(2, rows * inputs).into_iter().map(|v| half::bf16::from_f32(v).to_f32()).collect();
-            b.write_operand(&mut x, inputs, &values);
-            let mut out = b.buffer(rows, outputs).unwrap();
-            b.linear(&weight, &x, rows, &mut out);
-            b.read(&out, rows * outputs)
-        }
-    }
-    compare("exact activations", Tolerance(2e-5, 2e-5), Exact);
-}
-
-#[test]
-fn linear_rows_do_not_depend_on_the_batch() {
-    let (inputs, outputs) = (70, 50);
-    for cpu in CpuBackend::portable_variants(2).into_iter().chain(CpuBackend::dot_variants(2)) {
-        let (weights, x) = (noise(3, outputs * inputs), noise(4, 40 * inputs));
-        let weight = matrix(&cpu, &weights, outputs, inputs, DType::Bf16);
-        let product = |x: &[f32]| {
-            let rows = x.len() / inputs;
-            let mut operand = cpu.operand(rows, inputs, DType::Bf16).unwrap();
-            cpu.write_operand(&mut operand, inputs, x);
-            let mut out = cpu.buffer(rows, outputs).unwrap();
-            cpu.linear(&weight, &operand, rows, &mut out);
-            cpu.read(&out, rows * outputs)
-        };
-        let alone: Vec<Vec<f32>> = x.chunks_exact(inputs).map(product).collect();
-        for rows in 1..=40 {
-            for first in [0, 40 - rows] {
-                let together = product(&x[first * inputs..][..rows * inputs]);
-                assert_eq!(together, alone[first..first + rows].concat(), "{}: {rows} rows from {first}", cpu.kernels());
-            }
-        }
-    }
-}
-
-struct EmbedOp(DType);
+struct EmbedOp(WeightType);
 
 impl Op for EmbedOp {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-        let table = matrix(b, &noise(5, 70 * 37), 70, 37, self.0);
+        let width = if matches!(self.0, WeightType::Blocks(_)) { 64 } else { 37 };
+        let table = matrix(b, &noise(5, 70 * width), 70, width, self.0);
         let mut batch = PackedBatch::new(32);
         batch.push(&[0, 69, 31, 32, 33, 5, 5], 0, [0].into_iter());
-        let mut out = b.buffer(7, 37).unwrap();
+        let mut out = b.buffer(7, width).unwrap();
         b.embed(&table, &batch, &mut out);
-        b.read(&out, 7 * 37)
+        b.read(&out, 7 * width)
     }
 }
 
 #[test]
 fn embedding_gathers_exact_rows() {
-    for dtype in [DType::F32, DType::Bf16, DType::F16] {
-        compare(&format!("embed {dtype}"), Tolerance(0.0, 0.0), EmbedOp(dtype));
+    for stored in SCALARS.into_iter().chain(BLOCKS) {
+        compare(&format!("embed {stored}"), Tolerance(0.0, 0.0), EmbedOp(stored));
     }
 }
 
 struct NormOp {
     rows: usize,
     width: usize,
+    weights: WeightType,
 }
 
 impl Op for NormOp {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
         let gain = b.vector(&noise(6, self.width));
         let x = buffer(b, &noise(7, self.rows * self.width));
-        let mut out = b.operand(self.rows, self.width, DType::Bf16).unwrap();
-        b.rms_norm(&x, (&gain, 1e-6), self.rows, &mut out);
+        let mut out = b.operand(self.rows, self.width, &[self.weights]).unwrap();
+        b.rms_norm(&x, (&gain, 1e-6), self.rows, (&mut out, self.weights));
         b.read_operand(&out, self.rows, self.width)
     }
 }
@@ -249,7 +112,13 @@ impl Op for NormOp {
 fn rms_norm_on_odd_widths() {
     for width in [1, 15, 16, 17, 96, 1283] {
         for rows in [1, 5, 17] {
-            compare(&format!("rms_norm {width}"), Tolerance(1e-5, 8e-3), NormOp { rows, width });
+            compare(&format!("rms_norm {width}"), Tolerance(1e-5, 8e-3), NormOp { rows, width, weights: SCALARS[1] });
+        }
+    }
+    for width in [32, 96, 1280] {
+        for (rows, weights) in [(1, BLOCKS[0]), (5, BLOCKS[1]), (17, BLOCKS[2])] {
+            // A 127th of the largest of 32, halved.
+            compare(&format!("rms_norm {width} in bytes"), Tolerance(1.2e-2, 1.2e-2), NormOp { rows, width, weights });
         }
     }
 }
@@ -261,10 +130,11 @@ impl Op for SiluOp {
         // One input of 1: the sums are the weights.
         let values: Vec<f32> = noise(9, 224).into_iter().map(|v| v * 30.0).chain([-200.0, 200.0, 0.0, -88.0]).collect();
         let weight = matrix(b, &values, values.len(), 1, DType::F32);
-        let mut x = b.operand(1, 1, DType::F32).unwrap();
-        b.write_operand(&mut x, 1, &[1.0]);
-        let mut out = b.operand(1, values.len(), DType::F32).unwrap();
-        b.linear_silu(&weight, &x, 1, &mut out);
+        let numbers = DType::F32.into();
+        let mut x = b.operand(1, 1, &[numbers]).unwrap();
+        b.write_operand((&mut x, numbers), 1, &[1.0]);
+        let mut out = b.operand(1, values.len(), &[numbers]).unwrap();
+        b.linear_silu(&weight, &x, 1, (&mut out, numbers));
         b.read_operand(&out, 1, values.len())
     }
 }
@@ -315,8 +185,8 @@ impl Op for AttentionOp {
             let mut qkv = buffer(b, &values);
             let norm = self.norm.then_some(QkNorm { q: &q, k: &k, eps: 1e-6 });
             b.qk_norm_rope_store(&mut qkv, (s, norm), &rope, &batch, &mut pages);
-            let mut out = b.operand(rows, s.q_heads * s.head_dim, DType::F32).unwrap();
-            b.paged_attention(&qkv, s, &batch, &pages, &mut out);
+            let mut out = b.operand(rows, s.q_heads * s.head_dim, &[DType::F32.into()]).unwrap();
+            b.paged_attention(&qkv, s, &batch, &pages, (&mut out, DType::F32.into()));
             result = b.read_operand(&out, rows, s.q_heads * s.head_dim);
         }
         result
@@ -353,8 +223,9 @@ fn an_f16_weight_out_of_range_is_an_error() {
     let bytes = bytes_of(&[1.0, 7e4]);
     let data = TensorData::new(DType::F32, 1, 2, &bytes).unwrap();
     let cpu = CpuBackend::new(CpuKernels::Portable, 2).unwrap();
-    assert!(matches!(cpu.matrix(&data, MatrixRows::Plain, DType::F16), Err(OpError::Range { value: 7e4, dtype: DType::F16 })));
-    assert!(matches!(ReferenceBackend.matrix(&data, MatrixRows::Plain, DType::F16), Err(OpError::Range { .. })));
+    let stored = DType::F16.into();
+    assert!(matches!(cpu.matrix(&data, MatrixRows::Plain, stored), Err(OpError::Range { value: 7e4, .. })));
+    assert!(matches!(ReferenceBackend.matrix(&data, MatrixRows::Plain, stored), Err(OpError::Range { .. })));
 }
 
 #[test]

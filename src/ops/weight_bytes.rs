@@ -53,14 +53,14 @@ impl From<Aligned<u8>> for WeightBytes {
     }
 }
 
-/// A file mapped for reading, of this user and not open to writes of every user.
+/// A file mapped for reading.
 #[derive(Clone, Debug)]
 pub struct MappedFile {
     map: Arc<Mmap>,
 }
 
 impl MappedFile {
-    /// Maps the file at `path`, which must not be empty.
+    /// Maps the file at `path`, which must not be empty, of this user and not open to writes of every user.
     ///
     /// # Errors
     /// The system's; [`ErrorKind::PermissionDenied`] when [`check_private`] refuses the file.
@@ -75,6 +75,22 @@ impl MappedFile {
         // trusted like the user. This program never changes a file of weights under its final name: it writes others and renames them.
         let map = unsafe { Mmap::map(&file) }?;
         Ok(Self { map: Arc::new(map) })
+    }
+
+    /// Maps a checkpoint at `path`, whoever it belongs to, and says what the file system knows of it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open_checkpoint(path: &Path) -> std::io::Result<(Self, Metadata)> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Err(Error::new(ErrorKind::InvalidData, "it is empty or not a regular file"));
+        }
+        // SAFETY: the map is read-only; that nobody truncates a checkpoint while it is being loaded is the operator's part, and the map is
+        // dropped when loading ends.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok((Self { map: Arc::new(map) }, metadata))
     }
 
     /// All bytes of the file.

@@ -28,7 +28,6 @@ pub(super) use options::Options;
 use super::serve::{self, Loaded};
 use crate::config::host::HostResources;
 use crate::config::{Config, LogLevel};
-use crate::model::openelm::OpenElmConfig;
 use crate::runner::ModelRunner as _;
 use anyhow::{Context as _, bail};
 use meter::Meter;
@@ -133,7 +132,7 @@ fn load(config: &Config, host: HostResources, threads: usize) -> anyhow::Result<
 }
 
 fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut model, meter): (Loaded, &mut Meter)) -> anyhow::Result<()> {
-    let shapes = OpenElmConfig::parse(&model.files.config)?;
+    let shapes = model.files.config()?;
     let work = Work::of(&shapes, &model.info);
     let instruction = work::instruction(&model.info);
     let context = model.info.max_model_len;
@@ -187,7 +186,7 @@ fn describe(config: &Config, model: &Loaded, (work, instruction): (&Work, Instru
         weight_bytes: info.weight_bytes,
         weight_bytes_per_step: work.weight_bytes as u64,
         flops_per_token: work.flops(1, 1),
-        dtype: info.dtype.to_string(),
+        dtype: info.weights(),
         kv_cache_dtype: info.kv_cache_dtype.to_string(),
         kv_bytes_per_token: info.kv_bytes_per_token,
         kernels: info.kernels.clone(),

@@ -89,6 +89,8 @@ pub enum Instruction {
     F32Fma,
     /// `vdpbf16ps`.
     Bf16Dot,
+    /// Products of bytes: `vpdpbusd`, or `vpmaddubsw` and `vpmaddwd` where the CPU lacks it.
+    Int8Dot,
 }
 
 /// The machine's limits over all rounds of everything.

@@ -89,7 +89,7 @@ fn limits(limits: &Limits) -> Vec<Row> {
         Row::new("limit: f32 FMA", &limits.f32_fma_gflops, "GFLOPS"),
     ];
     rows.extend(limits.bf16_dot_gflops.iter().map(|rate| Row::new("limit: vdpbf16ps", rate, "GFLOPS")));
-    rows.extend(limits.int8_dot_gops.iter().map(|rate| Row::new("limit: vpdpbusd", rate, "GOPS")));
+    rows.extend(limits.int8_dot_gops.iter().map(|rate| Row::new("limit: 8-bit products", rate, "GOPS")));
     rows
 }
 

@@ -6,8 +6,11 @@ use crate::model::openelm::OpenElmConfig;
 use crate::ops::cpu::limits::LimitRound;
 use crate::runner::paged::ModelInfo;
 
-/// The arithmetic of `vdpbf16ps`; every other one multiplies f32.
+/// The arithmetic of `vdpbf16ps`.
 const DOT_ARITHMETIC: &str = "cpu-bf16dot";
+
+/// How the names of arithmetics end that multiply bytes; what is left multiplies f32.
+const BYTE_SUFFIX: &str = "-int8";
 
 /// What a step of the model costs at least.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,7 +46,13 @@ impl Work {
 
 /// What multiplies and adds in the products of a model.
 pub(super) fn instruction(info: &ModelInfo) -> Instruction {
-    if info.product_arithmetic == DOT_ARITHMETIC { Instruction::Bf16Dot } else { Instruction::F32Fma }
+    if info.product_arithmetic.ends_with(BYTE_SUFFIX) {
+        Instruction::Int8Dot
+    } else if info.product_arithmetic == DOT_ARITHMETIC {
+        Instruction::Bf16Dot
+    } else {
+        Instruction::F32Fma
+    }
 }
 
 impl Instruction {
@@ -53,6 +62,7 @@ impl Instruction {
             Self::F32Fma => limits.f32_fma_flops,
             // A kernel that uses the instruction was chosen because the CPU has it.
             Self::Bf16Dot => limits.bf16_dot_flops.unwrap_or(limits.f32_fma_flops),
+            Self::Int8Dot => limits.int8_dot_ops.unwrap_or(limits.f32_fma_flops),
         }
     }
 
@@ -61,6 +71,7 @@ impl Instruction {
         match self {
             Self::F32Fma => Some(&limits.f32_fma_gflops),
             Self::Bf16Dot => limits.bf16_dot_gflops.as_ref(),
+            Self::Int8Dot => limits.int8_dot_gops.as_ref(),
         }
     }
 
@@ -69,6 +80,7 @@ impl Instruction {
         match self {
             Self::F32Fma => "f32 FMA",
             Self::Bf16Dot => "vdpbf16ps",
+            Self::Int8Dot => "8-bit products",
         }
     }
 }
@@ -86,7 +98,7 @@ mod tests {
     use super::*;
     use crate::model::{ModelFiles, ModelSource};
     use crate::ops::cpu::CpuBackend;
-    use crate::ops::{Backend as _, DType};
+    use crate::ops::{Backend as _, BlockFormat, DType};
     use crate::runner::paged::{RunnerOptions, load};
 
     const LIMITS: LimitRound = LimitRound { read_bytes_per_s: 1.0, f32_fma_flops: 2.0, bf16_dot_flops: Some(3.0), int8_dot_ops: None };
@@ -100,11 +112,13 @@ mod tests {
 
     #[test]
     fn the_arithmetic_of_products_tells_the_instruction() {
-        let arithmetic = |backend: &CpuBackend, weights| backend.arithmetic(weights, weights);
+        let arithmetic = |backend: &CpuBackend, weights: DType| backend.arithmetic(&[weights.into()], DType::F32);
         let instruction = |product_arithmetic: String| super::instruction(&ModelInfo { product_arithmetic, ..info() });
         for backend in CpuBackend::portable_variants(1) {
             let found = [DType::F32, DType::Bf16, DType::F16].map(|weights| instruction(arithmetic(&backend, weights)));
             assert_eq!(found, [Instruction::F32Fma; 3]);
+            let bytes = backend.arithmetic(&[BlockFormat::Q4_0.into(), DType::Bf16.into()], DType::F32);
+            assert_eq!(instruction(bytes), Instruction::Int8Dot);
         }
         for backend in CpuBackend::dot_variants(1) {
             let found = [DType::F32, DType::Bf16, DType::F16].map(|weights| instruction(arithmetic(&backend, weights)));

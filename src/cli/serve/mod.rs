@@ -99,7 +99,7 @@ pub(super) fn load(config: &Config, host: HostResources) -> anyhow::Result<Loade
 /// As [`load`], leaving memory to something else: as many bytes as `beside` says of the bytes of the weights.
 pub(super) fn load_beside(config: &Config, mut host: HostResources, beside: impl FnOnce(u64) -> u64) -> anyhow::Result<Loaded> {
     let files = model::open(config)?;
-    let weight_bytes = paged::weight_bytes(&files, model::dtype(config.dtype))?;
+    let weight_bytes = paged::weight_bytes(&files, model::weight_options(config))?;
     host.memory_available_bytes = host.memory_available_bytes.saturating_sub(beside(weight_bytes));
     let text = Text::choose(config, &files)?;
     let paged::Loaded { runner, info, writer } = load_weights(config, host, &files)?;
@@ -143,14 +143,19 @@ fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> any
 }
 
 fn log_model(config: &Config, files: &ModelFiles, info: &ModelInfo, text: &Text) {
-    if config.dtype == config::Dtype::Auto && info.dtype != info.checkpoint_dtype {
-        tracing::info!(from = %info.checkpoint_dtype, to = %info.dtype, "weights are lowered; --dtype float32 keeps them");
+    let is_lowered = config.quantization == config::Quantization::None && info.weight_types.first() != Some(&info.checkpoint_type);
+    if config.dtype == config::Dtype::Auto && is_lowered {
+        tracing::info!(from = %info.checkpoint_type, to = info.weights(), "weights are lowered; --dtype float32 keeps them");
+    }
+    if info.not_quantised > 0 {
+        let reason = "blocks of 32 do not divide their rows";
+        tracing::warn!(matrices = info.not_quantised, reason, "matrices are not quantised");
     }
     tracing::info!(
-        config = files.config.name,
+        config = files.config.name(),
         parameters = info.parameters,
         weight_bytes = info.weight_bytes,
-        dtype = %info.dtype,
+        dtype = info.weights(),
         kernels = info.kernels,
         fingerprint = info.fingerprint,
         chat_template = text.tokenizer.as_ref().map(|_| text.template.name()),
@@ -208,7 +213,7 @@ fn banner(config: &Config, card: &ModelCard, info: &ModelInfo, (url, startup): (
         source: config.model.to_string(),
         parameters: info.parameters,
         weight_bytes: info.weight_bytes,
-        dtype: info.dtype.to_string(),
+        dtype: info.weights(),
         kernels: info.kernels.clone(),
         kv_tokens,
         kv_bytes: kv_tokens as u64 * info.kv_bytes_per_token,

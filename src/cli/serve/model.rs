@@ -1,13 +1,13 @@
 //! What the configuration means for the loader, the engine and the sampling defaults.
 
 use crate::config::host::HostResources;
-use crate::config::{self, Config, Dtype, GenerationConfigSource, WeightCache};
+use crate::config::{self, Config, Dtype, GenerationConfigSource, Quantization, WeightCache};
 use crate::engine::EngineConfig;
 use crate::model::files::read;
 use crate::model::{GenerationDefaults, ModelFiles, ModelSource};
-use crate::ops::DType;
 use crate::ops::cpu::CpuKernels;
-use crate::runner::paged::{ModelInfo, RunnerOptions};
+use crate::ops::{BlockFormat, DType};
+use crate::runner::paged::{ModelInfo, RunnerOptions, WeightOptions};
 use crate::server;
 use crate::tokenizer::Tokenizer;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ pub(super) fn open(config: &Config) -> anyhow::Result<ModelFiles> {
     let source = match &config.model {
         config::ModelSource::Embedded => ModelSource::Embedded,
         config::ModelSource::Directory(path) => ModelSource::Directory(path.clone()),
+        config::ModelSource::File(path) => ModelSource::File(path.clone()),
     };
     Ok(ModelFiles::open(&source, config.tokenizer.as_deref())?)
 }
@@ -24,7 +25,7 @@ pub(super) fn open(config: &Config) -> anyhow::Result<ModelFiles> {
 /// How the runner is built.
 pub(super) fn runner_options(config: &Config, host: HostResources) -> RunnerOptions {
     RunnerOptions {
-        dtype: dtype(config.dtype),
+        weights: weight_options(config),
         kv_cache_dtype: dtype(config.kv_cache_dtype),
         max_model_len: config.max_model_len,
         max_num_seqs: config.max_num_seqs,
@@ -56,13 +57,23 @@ fn weight_cache(config: &Config, home: Option<PathBuf>) -> Option<PathBuf> {
 }
 
 /// The type that was asked for; `None` leaves it to the model.
-pub(super) fn dtype(asked: Dtype) -> Option<DType> {
+fn dtype(asked: Dtype) -> Option<DType> {
     match asked {
         Dtype::Auto => None,
         Dtype::Float32 => Some(DType::F32),
         Dtype::Bfloat16 => Some(DType::Bf16),
         Dtype::Float16 => Some(DType::F16),
     }
+}
+
+/// How weights are stored.
+pub(super) fn weight_options(config: &Config) -> WeightOptions {
+    let quantization = match config.quantization {
+        Quantization::None => None,
+        Quantization::Q8_0 => Some(BlockFormat::Q8_0),
+        Quantization::Q4_0 => Some(BlockFormat::Q4_0),
+    };
+    WeightOptions { dtype: dtype(config.dtype), quantization }
 }
 
 fn cpu_kernels(asked: config::CpuKernels) -> CpuKernels {
@@ -144,8 +155,9 @@ mod tests {
         ModelInfo {
             parameters: 1,
             weight_bytes: 2,
-            dtype: DType::Bf16,
-            checkpoint_dtype: DType::F32,
+            weight_types: vec![DType::Bf16.into()],
+            checkpoint_type: DType::F32.into(),
+            not_quantised: 0,
             kv_cache_dtype: DType::Bf16,
             kernels: "reference".to_owned(),
             product_arithmetic: "reference".to_owned(),
@@ -164,12 +176,12 @@ mod tests {
     #[test]
     fn limits_of_the_host_are_the_defaults_of_the_runner() {
         let options = runner_options(&config(&[]), HOST);
-        assert_eq!((options.threads, options.memory_bytes, options.dtype, options.block_size), (3, 1000, None, 32));
+        assert_eq!((options.threads, options.memory_bytes, options.weights, options.block_size), (3, 1000, WeightOptions::default(), 32));
         let set =
             [("OPENELM_THREADS", "2"), ("OPENELM_DTYPE", "float32"), ("OPENELM_KV_CACHE_DTYPE", "float16"), ("OPENELM_MAX_NUM_SEQS", "7")];
         let options = runner_options(&config(&set), HOST);
         assert_eq!(
-            (options.threads, options.dtype, options.kv_cache_dtype, options.max_num_seqs),
+            (options.threads, options.weights.dtype, options.kv_cache_dtype, options.max_num_seqs),
             (2, Some(DType::F32), Some(DType::F16), 7)
         );
     }

@@ -23,9 +23,9 @@ impl Text {
         }
         let Some(document) = &files.tokenizer else {
             bail!(
-                "{} lies in a directory without tokenizer.json; name one with --tokenizer FILE|DIR (OpenELM uses that of Llama 2), \
+                "{} comes without a tokenizer (tokenizer.json beside it, or inside a GGUF file); name one with --tokenizer FILE|DIR (OpenELM uses that of Llama 2), \
                  or serve token ids alone with --skip-tokenizer-init",
-                files.config.name
+                files.config.name()
             );
         };
         let tokenizer_config = files.tokenizer_config.as_ref();
@@ -43,7 +43,7 @@ impl Text {
             bail!(
                 "{name} has {size} tokens, {} says vocab_size {vocab_size}; they do not belong together: \
                  name the model's own tokenizer with --tokenizer FILE|DIR",
-                files.config.name
+                files.config.name()
             );
         }
         Ok(())

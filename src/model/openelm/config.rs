@@ -8,6 +8,28 @@ use crate::model::json::JsonFile;
 use crate::ops::AttentionShape;
 use crate::ops::cpu::MAX_HEAD_DIM;
 
+/// Most layers of a model.
+pub(crate) const MAX_LAYERS: usize = 1024;
+
+/// A value that no model can have, whatever file it comes from.
+#[derive(Debug)]
+pub(crate) struct Unusable {
+    pub(crate) what: Quantity,
+    pub(crate) found: String,
+    pub(crate) wanted: String,
+}
+
+/// Values that [`OpenElmConfig::check`] looks at; each kind of file has its own key for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quantity {
+    HeadDim,
+    RopeTheta,
+    NormEps,
+    TokenIds,
+    /// Of this layer.
+    KvHeads(usize),
+}
+
 /// One layer's widths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerShape {
@@ -57,38 +79,62 @@ impl OpenElmConfig {
         let json = JsonFile::parse(&document.name, &document.bytes)?;
         check_architecture(&json)?;
         let layers = json.count_or("num_transformer_layers", 12)?;
-        if layers > 1024 {
-            return Err(json.wrong("num_transformer_layers", layers.to_string(), "at most 1024"));
+        if layers > MAX_LAYERS {
+            return Err(json.wrong("num_transformer_layers", layers.to_string(), format!("at most {MAX_LAYERS}")));
         }
         let model_dim = json.count_or("model_dim", 2048)?;
         let head_dim = json.count_or("head_dim", 128)?;
-        if !head_dim.is_multiple_of(16) || head_dim > MAX_HEAD_DIM {
-            return Err(json.wrong("head_dim", head_dim.to_string(), format!("a multiple of 16, at most {MAX_HEAD_DIM}")));
-        }
-        let vocab_size = json.count_or("vocab_size", 32_000)?;
-        let rope_theta = json.number("rope_freq_constant")?.unwrap_or(10_000.0);
-        if rope_theta <= 1.0 {
-            return Err(json.wrong("rope_freq_constant", rope_theta.to_string(), "a number above 1"));
-        }
         let bos = json.token_ids("bos_token_id")?;
-        let eos_token_ids = json.token_ids("eos_token_id")?.unwrap_or_default();
-        if let Some(&id) = bos.iter().flatten().chain(&eos_token_ids).find(|&&id| id as usize >= vocab_size) {
-            return Err(json.wrong("bos_token_id / eos_token_id", id.to_string(), format!("below vocab_size, {vocab_size}")));
-        }
-        Ok(Self {
+        let config = Self {
             model_dim,
             head_dim,
-            vocab_size,
+            vocab_size: json.count_or("vocab_size", 32_000)?,
             max_context_length: json.count_or("max_context_length", 2048)?,
-            rope_theta,
+            rope_theta: json.number("rope_freq_constant")?.unwrap_or(10_000.0),
             norm_eps: 1e-6,
             normalize_qk: json.flag_or("normalize_qk_projections", false)?,
             ffn_with_glu: json.flag_or("ffn_with_glu", true)?,
             tied_head: json.flag_or("share_input_output_layers", false)?,
             bos_token_id: bos.and_then(|ids| ids.first().copied()),
-            eos_token_ids,
+            eos_token_ids: json.token_ids("eos_token_id")?.unwrap_or_default(),
             layers: layer_shapes(&json, layers, model_dim, head_dim)?,
-        })
+        };
+        config.check().map_err(|unusable| {
+            let key = match unusable.what {
+                Quantity::HeadDim => "head_dim".to_string(),
+                Quantity::RopeTheta => "rope_freq_constant".to_string(),
+                Quantity::NormEps => "rms_norm_eps".to_string(), // fixed, so never wrong
+                Quantity::TokenIds => "bos_token_id / eos_token_id".to_string(),
+                Quantity::KvHeads(layer) => format!("num_kv_heads[{layer}]"),
+            };
+            json.wrong(&key, unusable.found, unusable.wanted)
+        })?;
+        Ok(config)
+    }
+
+    /// Checks what holds for every model, whatever file it comes from.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub(crate) fn check(&self) -> Result<(), Unusable> {
+        let wrong = |what, found: String, wanted: String| Err(Unusable { what, found, wanted });
+        if !self.head_dim.is_multiple_of(16) || self.head_dim > MAX_HEAD_DIM {
+            return wrong(Quantity::HeadDim, self.head_dim.to_string(), format!("a multiple of 16, at most {MAX_HEAD_DIM}"));
+        }
+        if !self.rope_theta.is_finite() || self.rope_theta <= 1.0 {
+            return wrong(Quantity::RopeTheta, self.rope_theta.to_string(), "a number above 1".to_string());
+        }
+        if !self.norm_eps.is_finite() || self.norm_eps <= 0.0 {
+            return wrong(Quantity::NormEps, self.norm_eps.to_string(), "a number above 0".to_string());
+        }
+        if let Some(id) = self.bos_token_id.iter().chain(&self.eos_token_ids).find(|&&id| id as usize >= self.vocab_size) {
+            return wrong(Quantity::TokenIds, id.to_string(), format!("below vocab_size, {}", self.vocab_size));
+        }
+        let uneven = self.layers.iter().position(|layer| layer.q_heads % layer.kv_heads != 0);
+        if let Some((index, layer)) = uneven.map(|index| (index, self.layers[index])) {
+            return wrong(Quantity::KvHeads(index), layer.kv_heads.to_string(), format!("a divisor of the query heads, {}", layer.q_heads));
+        }
+        Ok(())
     }
 
     /// Attention heads of layer `index`.
@@ -178,16 +224,12 @@ fn layer_shapes(json: &JsonFile, layers: usize, model_dim: usize, head_dim: usiz
     let kv_heads = json.counts("num_kv_heads", layers)?.unwrap_or_else(|| q_heads.iter().map(|q| (q / group).max(1)).collect());
     let divisor = json.count_or("ffn_dim_divisor", 256)?;
     let multipliers = json.multipliers("ffn_multipliers", layers, 4.0)?;
-    let mut shapes = Vec::with_capacity(layers);
-    for i in 0..layers {
-        let (q, kv) = (q_heads[i], kv_heads[i]);
-        if q % kv != 0 {
-            let wanted = format!("a divisor of num_query_heads[{i}], which is {q}");
-            return Err(json.wrong(&format!("num_kv_heads[{i}]"), kv.to_string(), wanted));
-        }
-        shapes.push(LayerShape { q_heads: q, kv_heads: kv, ffn_dim: make_divisible(multipliers[i] * model_dim as f64, divisor) });
-    }
-    Ok(shapes)
+    let shape = |((q_heads, kv_heads), multiplier): ((usize, usize), &f64)| LayerShape {
+        q_heads,
+        kv_heads,
+        ffn_dim: make_divisible(multiplier * model_dim as f64, divisor),
+    };
+    Ok(q_heads.into_iter().zip(kv_heads).zip(&multipliers).map(shape).collect())
 }
 
 /// `value` rounded to a multiple of `divisor`, ties up, never below `divisor`, and one step further up where rounding down would lose more

@@ -7,7 +7,7 @@ use super::config::OpenElmConfig;
 use super::profile::{StepOp, StepProfile};
 use super::weights::{WeightReader, WeightSource, check};
 use crate::model::LoadError;
-use crate::ops::{AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm};
+use crate::ops::{AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, WeightType};
 
 /// One layer's weights; names as in the checkpoint.
 struct Layer<B: Backend> {
@@ -33,7 +33,6 @@ pub struct Decoder<B: Backend> {
     /// `None` = the embedding is the head.
     lm_head: Option<B::Matrix>,
     rope: B::Rope,
-    dtype: DType,
 }
 
 /// Activations of a step, allocated once.
@@ -81,7 +80,7 @@ impl<B: Backend> Decoder<B> {
         let norm = reader.vector("transformer.norm.weight")?;
         let lm_head = if config.tied_head { None } else { Some(reader.matrix("lm_head.weight", MatrixRows::Plain)?) };
         let rope = backend.rope(positions, config.head_dim, config.rope_theta);
-        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope, dtype: source.dtype })
+        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope })
     }
 
     /// The model's config.
@@ -100,7 +99,8 @@ impl<B: Backend> Decoder<B> {
     /// [`OpError::Allocation`].
     pub fn workspace(&self, rows: usize) -> Result<Workspace<B>, OpError> {
         let widest = |width: &dyn Fn(&Layer<B>) -> usize| self.layers.iter().map(width).max().unwrap_or(0);
-        let operand = |width: usize| self.backend.operand(rows, width, self.dtype);
+        let weights = self.weight_types();
+        let operand = |width: usize| self.backend.operand(rows, width, &weights);
         let d = self.config.model_dim;
         Ok(Workspace {
             hidden: self.backend.buffer(rows, d)?,
@@ -110,6 +110,23 @@ impl<B: Backend> Decoder<B> {
             activated: operand(widest(&|l| l.ffn_dim))?,
             profile: StepProfile::default(),
         })
+    }
+
+    /// The matrix that gives logits.
+    fn head(&self) -> &B::Matrix {
+        self.lm_head.as_ref().unwrap_or(&self.token_embeddings)
+    }
+
+    /// How the matrices are stored that activations are multiplied with, each type once.
+    fn weight_types(&self) -> Vec<WeightType> {
+        let of_layers = self.layers.iter().flat_map(|layer| [&layer.qkv_proj, &layer.out_proj, &layer.proj_1, &layer.proj_2]);
+        let mut types = Vec::new();
+        for stored in of_layers.chain([self.head()]).map(|matrix| self.backend.stored_as(matrix)) {
+            if !types.contains(&stored) {
+                types.push(stored);
+            }
+        }
+        types
     }
 
     /// Pages of all layers.
@@ -131,39 +148,39 @@ impl<B: Backend> Decoder<B> {
         ws.profile.lap(StepOp::Embed);
         for (layer, pages) in self.layers.iter().zip(pages) {
             // 2. Attention: [rows, d] -> [rows, q + 2 kv] -> [rows, q] -> [rows, d], added to the residual stream
-            b.rms_norm(&ws.hidden, (&layer.attn_norm, eps), rows, &mut ws.normed);
+            b.rms_norm(&ws.hidden, (&layer.attn_norm, eps), rows, (&mut ws.normed, b.stored_as(&layer.qkv_proj)));
             ws.profile.lap(StepOp::RmsNorm);
             b.linear(&layer.qkv_proj, &ws.normed, rows, &mut ws.qkv);
             ws.profile.lap(StepOp::QkvProj);
             let norms = layer.qk_norm.as_ref().map(|(q, k)| QkNorm { q, k, eps });
             b.qk_norm_rope_store(&mut ws.qkv, (layer.shape, norms), &self.rope, batch, pages);
             ws.profile.lap(StepOp::QkNormRopeStore);
-            b.paged_attention(&ws.qkv, layer.shape, batch, pages, &mut ws.attended);
+            b.paged_attention(&ws.qkv, layer.shape, batch, pages, (&mut ws.attended, b.stored_as(&layer.out_proj)));
             ws.profile.lap(StepOp::Attention);
             b.linear_add(&layer.out_proj, &ws.attended, rows, &mut ws.hidden);
             ws.profile.lap(StepOp::OutProj);
             // 3. Feed-forward: [rows, d] -> [rows, f] -> [rows, d], added too
-            b.rms_norm(&ws.hidden, (&layer.ffn_norm, eps), rows, &mut ws.normed);
+            b.rms_norm(&ws.hidden, (&layer.ffn_norm, eps), rows, (&mut ws.normed, b.stored_as(&layer.proj_1)));
             ws.profile.lap(StepOp::RmsNorm);
+            let activated = (&mut ws.activated, b.stored_as(&layer.proj_2));
             if self.config.ffn_with_glu {
-                b.linear_swiglu(&layer.proj_1, &ws.normed, rows, &mut ws.activated);
+                b.linear_swiglu(&layer.proj_1, &ws.normed, rows, activated);
             } else {
-                b.linear_silu(&layer.proj_1, &ws.normed, rows, &mut ws.activated);
+                b.linear_silu(&layer.proj_1, &ws.normed, rows, activated);
             }
             ws.profile.lap(StepOp::Proj1);
             b.linear_add(&layer.proj_2, &ws.activated, rows, &mut ws.hidden);
             ws.profile.lap(StepOp::Proj2);
         }
         // 4. Final norm
-        b.rms_norm(&ws.hidden, (&self.norm, eps), rows, &mut ws.normed);
+        b.rms_norm(&ws.hidden, (&self.norm, eps), rows, (&mut ws.normed, b.stored_as(self.head())));
         ws.profile.lap(StepOp::RmsNorm);
     }
 
     /// Logits of chosen rows of the last [`Self::forward`]: `[chosen.len(), vocab]`.
     pub fn logits(&self, ws: &mut Workspace<B>, chosen: &[u32], out: &mut [f32]) {
-        let head = self.lm_head.as_ref().unwrap_or(&self.token_embeddings);
         ws.profile.start();
-        self.backend.logits(head, &ws.normed, chosen, out);
+        self.backend.logits(self.head(), &ws.normed, chosen, out);
         ws.profile.lap(StepOp::Head);
     }
 }

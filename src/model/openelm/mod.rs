@@ -9,6 +9,7 @@ mod profile;
 mod weights;
 
 pub use config::{LayerShape, OpenElmConfig};
+pub(crate) use config::{MAX_LAYERS, Quantity};
 pub(crate) use decoder::workspace_values_per_row;
 pub use decoder::{Decoder, Workspace};
 pub use profile::{StepOp, StepProfile};

@@ -1,6 +1,7 @@
 //! The decoder beside known logits, a decoder in plain candle operations, itself in other batches and chunks, and its recorded bits.
 
 mod bits;
+mod gguf;
 mod golden;
 mod load;
 mod oracle;

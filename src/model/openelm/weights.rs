@@ -1,10 +1,10 @@
 //! Checks the tensors of a checkpoint against the config and hands them to a backend, arranged already where that was kept.
 
 use super::config::OpenElmConfig;
-use crate::model::checkpoint::{Checkpoint, Tensor};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::weight_cache::{PackedFile, PackedTensor};
-use crate::model::{LoadError, LoadProgress};
-use crate::ops::{Backend, DType, MatrixRows, TensorData};
+use crate::model::{LoadError, LoadProgress, Storage, Tensor};
+use crate::ops::{Backend, MatrixRows, TensorData};
 use std::cell::RefCell;
 
 /// Where weights come from and what is noted while they are taken over.
@@ -12,7 +12,7 @@ pub struct WeightSource<'a> {
     /// The tensors as they were published.
     pub checkpoint: &'a Checkpoint,
     /// How matrices are stored.
-    pub dtype: DType,
+    pub storage: Storage,
     /// The same tensors as the backend arranges them; what is not in it is taken from the checkpoint.
     pub packed: Option<&'a PackedFile>,
     /// Moved by the bytes taken from the checkpoint.
@@ -40,15 +40,16 @@ impl<B: Backend> WeightReader<'_, B> {
     /// Takes over a matrix.
     pub(super) fn matrix(&self, name: &str, rows: MatrixRows) -> Result<B::Matrix, LoadError> {
         let (tensor, data) = self.read(name)?;
-        let (shape, dtype) = ((data.rows(), data.cols()), self.source.dtype);
+        let shape = (data.rows(), data.cols());
+        let stored = self.source.storage.of(data.stored(), data.cols());
         let packed = self.source.packed.and_then(|file| file.matrix(name, shape));
-        let packed = packed.and_then(|bytes| self.backend.matrix_from_packed(shape, rows, dtype, &bytes));
+        let packed = packed.and_then(|bytes| self.backend.matrix_from_packed(shape, rows, stored, &bytes));
         let from_checkpoint = packed.is_none();
         let matrix = match packed {
             Some(matrix) => matrix,
             None => {
                 let fail = |source| LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source };
-                self.backend.matrix(&data, rows, dtype).map_err(fail)?
+                self.backend.matrix(&data, rows, stored).map_err(fail)?
             }
         };
         self.note(&tensor, from_checkpoint, || Some(PackedTensor::matrix(name, shape, self.backend.packed_bytes(&matrix)?)));
@@ -67,7 +68,7 @@ impl<B: Backend> WeightReader<'_, B> {
 
     fn note(&self, tensor: &Tensor<'_>, from_checkpoint: bool, packed: impl FnOnce() -> Option<PackedTensor>) {
         if from_checkpoint {
-            self.source.progress.add(tensor.bytes().len());
+            self.source.progress.add(tensor.byte_len());
         }
         if let Some(taken) = &self.source.taken {
             let mut taken = taken.borrow_mut();

@@ -117,7 +117,7 @@ impl Header {
     fn body(&self, key: &PackedKey) -> Vec<u8> {
         let body = Body {
             weights: key.weights.to_hex().to_string(),
-            dtype: key.dtype.to_string(),
+            dtype: key.storage.to_string(),
             layout: key.layout.to_owned(),
             contents: self.contents.len(),
             chunk: CHUNK_BYTES,
@@ -189,7 +189,7 @@ impl Header {
 fn check_key(body: &Body, key: &PackedKey) -> Result<(), String> {
     let wanted = [
         ("weights", &body.weights, key.weights.to_hex().to_string()),
-        ("dtype", &body.dtype, key.dtype.to_string()),
+        ("dtype", &body.dtype, key.storage.to_string()),
         ("layout", &body.layout, key.layout.to_owned()),
     ];
     match wanted.into_iter().find(|(_, found, wanted)| *found != wanted) {

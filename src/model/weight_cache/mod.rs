@@ -27,8 +27,8 @@ pub use identity::{FileIdentity, SourceIdentity};
 pub use packed_file::PackedFile;
 pub use writer::{BackgroundWriter, PackedTensor};
 
-use crate::model::LoadProgress;
-use crate::ops::{Backend, DType};
+use crate::model::{LoadProgress, Storage};
+use crate::ops::Backend;
 use bounds::MAX_CACHE_BYTES;
 use directory::Directory;
 use std::io::ErrorKind;
@@ -40,14 +40,14 @@ pub struct PackedKey {
     /// Hash of all tensors of the checkpoint: names, shapes, dtypes and values.
     pub weights: blake3::Hash,
     /// How matrices are stored.
-    pub dtype: DType,
+    pub storage: Storage,
     /// The backend's [`Backend::packed_layout`].
     pub layout: &'static str,
 }
 
 impl PackedKey {
     fn file_name(&self) -> String {
-        format!("{}-{}-{}.{}", &self.weights.to_hex()[..32], self.dtype, self.layout, bounds::PACKED)
+        format!("{}-{}-{}.{}", &self.weights.to_hex()[..32], self.storage, self.layout, bounds::PACKED)
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! With `DOT` (bf16 pages only), queries and weights are rounded to bf16 and both products are [`Lanes::dot_bf16`] over pairs.
 
-use super::lanes::{Kernel, Lanes, Part, WIDTH, sum_tree};
+use super::lanes::{ByteLanes, Kernel, Lanes, Part, WIDTH, sum_tree};
 use super::math::exp;
 use super::memory::at;
 use super::operand::OperandMut;
@@ -77,7 +77,7 @@ type TileWeights<const G: usize> = [[f32; ATTENTION_TILE]; G];
 
 impl<T: KvElement> Kernel for Attention<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(&self, part: Part) {
+    unsafe fn run<V: ByteLanes>(&self, part: Part) {
         // SAFETY: the caller's promise.
         unsafe {
             if T::PAIRED && self.dot && (V::NATIVE_DOT || cfg!(test)) {

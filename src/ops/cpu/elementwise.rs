@@ -1,6 +1,6 @@
 //! RMSNorm: one row after the other, sixteen lanes at a time.
 
-use super::lanes::{Kernel, Lanes, Part, WIDTH, sum_tree};
+use super::lanes::{ByteLanes, Kernel, Lanes, Part, WIDTH, sum_tree};
 use super::memory::at;
 use super::operand::OperandMut;
 
@@ -48,7 +48,7 @@ pub(super) struct RmsNorm<'a> {
 
 impl Kernel for RmsNorm<'_> {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(&self, part: Part) {
+    unsafe fn run<V: ByteLanes>(&self, part: Part) {
         let (width, layout) = (self.gain.len(), self.out.layout());
         for row in part.range(layout.rows) {
             let (x, gain, place) = (at(self.x, row * width, width), self.gain.as_ptr(), layout.place(row));

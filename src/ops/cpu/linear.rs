@@ -6,14 +6,16 @@
 //! Panels are the outer loop, so that weights are read once and in address order; the tiles of rows after the first find the panel in the
 //! second-level cache. With many tiles, a group of panels stays there while all rows go through it, and who has done its share helps the others.
 
+use super::block_product::{Blocks, Q4Product, Q4WithMinimumProduct, Q8Product};
 use super::claims::Claims;
-use super::lanes::{Kernel, Lanes, Part, WIDTH};
+use super::lanes::{ByteLanes, Kernel, Lanes, Part, WIDTH};
 use super::math::silu;
 use super::matrix::{PANEL, PanelMatrix};
 use super::memory::SharedMut;
-use super::operand::{BLOCK_UNITS, Operand, OperandMut, UnitFormat};
-use super::product::{Bf16DotProduct, Bf16Product, F16Product, F32Product, Product};
-use crate::ops::{DType, MatrixRows};
+use super::operand::{Operand, OperandMut, UnitFormat};
+use super::product::{Bf16DotProduct, Bf16Product, F16Product, F32Product, Pairs};
+use super::tile::{MOST_ROWS, Prefetch, Product, Sums, TileInput};
+use crate::ops::{BlockFormat, DType, MatrixRows, WeightType};
 use std::ops::Range;
 
 /// Bytes of panels that many rows go through before the next panels are read: they stay in the second-level cache.
@@ -27,9 +29,6 @@ const GROUP_FROM_TILES: usize = 32;
 /// gives most when it is read in address order.
 const NARROW_WHOLE_ROWS: usize = 2;
 
-/// Most rows of a tile, over all instruction sets.
-const MOST_ROWS: usize = 8;
-
 /// Tiles over which the prefetch of the next panel is spread.
 const PREFETCH_TILES: usize = 4;
 
@@ -40,7 +39,8 @@ const PREFETCH_AHEAD: usize = 16 << 10;
 /// prefetcher keeps up, and more instructions cost up to a fifth.
 fn prefetches_from(format: UnitFormat) -> usize {
     match format {
-        UnitFormat::F32 => 4,
+        UnitFormat::F32 | UnitFormat::Bytes(BlockFormat::Q4_0 | BlockFormat::Q4_1) => 4,
+        UnitFormat::Bytes(BlockFormat::Q8_0) => 5,
         UnitFormat::Bf16Pair => 8,
     }
 }
@@ -66,28 +66,45 @@ pub(super) struct Linear<'a> {
     claims: Option<Claims>,
 }
 
-/// What a tile asks for while it computes.
-#[derive(Clone, Copy)]
-struct Prefetch {
-    from: *const u8,
-    /// Bytes for each block of activations.
-    bytes: usize,
-}
-
-/// The sums of a tile, `[rows][32 outputs]`.
-type Sums = [[f32; PANEL]; MOST_ROWS];
-
 impl Kernel for Linear<'_> {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(&self, part: Part) {
+    unsafe fn run<V: ByteLanes>(&self, part: Part) {
         // SAFETY: the caller's promise.
         unsafe {
-            match (self.weight.dtype(), self.x.layout().format) {
-                (DType::Bf16, UnitFormat::F32) => self.panels::<V, Bf16Product>(part),
-                (DType::F16, UnitFormat::F32) => self.panels::<V, F16Product>(part),
-                (DType::F32, UnitFormat::F32) => self.panels::<V, F32Product>(part),
-                (DType::Bf16, UnitFormat::Bf16Pair) if V::NATIVE_DOT || cfg!(test) => self.panels::<V, Bf16DotProduct>(part),
-                (dtype, format) => unreachable!("{dtype} weights with activations as {format:?}"),
+            match (self.weight.stored(), self.x.layout().format) {
+                (WeightType::Scalar(DType::Bf16), UnitFormat::F32) => self.panels::<V, Pairs<Bf16Product>>(part),
+                (WeightType::Scalar(DType::F16), UnitFormat::F32) => self.panels::<V, Pairs<F16Product>>(part),
+                (WeightType::Scalar(DType::F32), UnitFormat::F32) => self.panels::<V, Pairs<F32Product>>(part),
+                (WeightType::Scalar(DType::Bf16), UnitFormat::Bf16Pair) if V::NATIVE_DOT || cfg!(test) => {
+                    self.panels::<V, Pairs<Bf16DotProduct>>(part);
+                }
+                (weights, format) => unreachable!("{weights} weights with activations as {format:?}"),
+            }
+        }
+    }
+}
+
+/// A product with weights in blocks, which multiplies bytes.
+pub(super) struct BlockLinear<'a>(pub(super) Linear<'a>);
+
+impl Kernel for BlockLinear<'_> {
+    const BYTES: bool = true;
+
+    #[inline(always)]
+    unsafe fn run<V: ByteLanes>(&self, part: Part) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.0.weight.stored(), self.0.x.layout().format) {
+                (WeightType::Blocks(BlockFormat::Q8_0), UnitFormat::Bytes(BlockFormat::Q8_0)) => {
+                    self.0.panels::<V, Blocks<Q8Product>>(part)
+                }
+                (WeightType::Blocks(BlockFormat::Q4_0), UnitFormat::Bytes(BlockFormat::Q4_0)) => {
+                    self.0.panels::<V, Blocks<Q4Product>>(part)
+                }
+                (WeightType::Blocks(BlockFormat::Q4_1), UnitFormat::Bytes(BlockFormat::Q4_1)) => {
+                    self.0.panels::<V, Blocks<Q4WithMinimumProduct>>(part);
+                }
+                (weights, format) => unreachable!("{weights} weights with activations as {format:?}"),
             }
         }
     }
@@ -106,7 +123,7 @@ impl<'a> Linear<'a> {
     }
 
     #[inline(always)]
-    unsafe fn panels<V: Lanes, P: Product>(&self, part: Part) {
+    unsafe fn panels<V: ByteLanes, P: Product>(&self, part: Part) {
         let (tiles, panel_bytes) = (self.x.layout().tiles(), self.weight.panel_bytes());
         let group = if self.claims.is_none() { 1 } else { (GROUP_BYTES / panel_bytes).clamp(1, 8) };
         let own = part.range(self.weight.panels());
@@ -140,15 +157,15 @@ impl<'a> Linear<'a> {
         if !next || layout.rows < prefetches_from(layout.format) || tile >= spread {
             return Prefetch { from: here, bytes: 0 };
         }
-        let bytes = (P::BLOCK_PAIRS * P::PAIR_BYTES / spread).next_multiple_of(64);
-        let blocks = self.weight.inputs().div_ceil(2 * P::BLOCK_PAIRS);
+        let bytes = (P::BLOCK_BYTES / spread).next_multiple_of(64);
+        let blocks = self.weight.inputs().div_ceil(P::BLOCK_INPUTS);
         let ahead = if tiles == 1 { PREFETCH_AHEAD } else { group * self.weight.panel_bytes() + tile * blocks * bytes };
         Prefetch { from: here.wrapping_add(ahead), bytes }
     }
 
     /// One panel times one tile of rows, with the number of rows as a constant so that all accumulators are registers.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, P: Product>(&self, panel: usize, tile: usize, prefetch: Prefetch) {
+    unsafe fn tile<V: ByteLanes, P: Product>(&self, panel: usize, tile: usize, prefetch: Prefetch) {
         let rows = self.x.layout().tile(tile);
         let mut sums = [[0.0; PANEL]; MOST_ROWS];
         // SAFETY: the caller's promise; the guards keep tiles away that the instruction set has no registers for.
@@ -171,16 +188,16 @@ impl<'a> Linear<'a> {
     }
 
     #[inline(always)]
-    unsafe fn halves<V: Lanes, P: Product, const R: usize>(&self, panel: usize, tile: usize, prefetch: Prefetch, sums: &mut Sums) {
-        let (weights, x) = (self.weight.panel(panel).as_ptr(), self.x.tile_units(tile));
-        let pairs = self.weight.inputs().div_ceil(2);
-        // SAFETY: the panel holds all pairs of k, the tile R rows of as many; `check` compared their widths.
+    unsafe fn halves<V: ByteLanes, P: Product, const R: usize>(&self, panel: usize, tile: usize, prefetch: Prefetch, sums: &mut Sums) {
+        let (units, factors) = self.x.tile(tile);
+        let input = TileInput { weights: self.weight.panel(panel).as_ptr(), units, factors, inputs: self.weight.inputs() };
+        // SAFETY: the panel holds all inputs, the tile R rows of as many; `check` compared their widths.
         unsafe {
             if V::TILE_VECTORS == 2 || R <= NARROW_WHOLE_ROWS {
-                products::<V, P, R, 2>((weights, 0), x, pairs, prefetch, sums);
+                P::tile::<V, R, 2>(input, 0, prefetch, sums);
             } else {
-                products::<V, P, R, 1>((weights, 0), x, pairs, prefetch, sums);
-                products::<V, P, R, 1>((weights, 1), x, pairs, Prefetch { bytes: 0, ..prefetch }, sums);
+                P::tile::<V, R, 1>(input, 0, prefetch, sums);
+                P::tile::<V, R, 1>(input, 1, Prefetch { bytes: 0, ..prefetch }, sums);
             }
         }
     }
@@ -227,78 +244,5 @@ impl<'a> Linear<'a> {
         };
         assert_eq!((rows, width), (x.rows, weight.outputs()), "an output of another shape");
         assert_eq!(weight.rows() == MatrixRows::GateUp, paired, "paired rows are for SwiGLU, and only for it");
-    }
-}
-
-/// `R` rows times `16 * H` outputs of a panel, from half `half` on.
-///
-/// # Safety
-/// The panel has `pairs` pairs of k; `x` is a tile of `R` rows with as many; as the methods of [`Lanes`].
-#[inline(always)]
-unsafe fn products<V: Lanes, P: Product, const R: usize, const H: usize>(
-    (weights, half): (*const u8, usize),
-    x: *const u32,
-    pairs: usize,
-    prefetch: Prefetch,
-    out: &mut Sums,
-) {
-    // SAFETY: the caller's promise; prefetched addresses need not be readable.
-    unsafe {
-        let (mut weights, mut x, mut ahead) = (weights, x, prefetch.from);
-        let mut sums = [[V::splat(0.0); H]; R];
-        for _ in 0..pairs / P::BLOCK_PAIRS {
-            for line in (0..prefetch.bytes).step_by(64) {
-                V::prefetch(ahead.wrapping_add(line));
-            }
-            ahead = ahead.wrapping_add(prefetch.bytes);
-            for pair in 0..P::BLOCK_PAIRS {
-                add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
-            }
-            weights = weights.add(P::BLOCK_PAIRS * P::PAIR_BYTES);
-            x = x.add(R * BLOCK_UNITS);
-        }
-        for pair in 0..pairs % P::BLOCK_PAIRS {
-            add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
-        }
-        for r in 0..R {
-            for h in 0..H {
-                sums[r][h].store(out[r].as_mut_ptr().add((half + h) * WIDTH));
-            }
-        }
-    }
-}
-
-/// Adds two k.
-///
-/// # Safety
-/// As [`products`], for one pair.
-#[inline(always)]
-unsafe fn add_pair<V: Lanes, P: Product, const R: usize, const H: usize>(
-    (weights, half): (*const u8, usize),
-    x: *const u32,
-    sums: &mut [[V; H]; R],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if V::TILE_VECTORS < H {
-            // Sixteen registers hold the weights of one half beside the sums, not those of both.
-            for h in 0..H {
-                let pair = P::load::<V>(weights, half + h);
-                for r in 0..R {
-                    sums[r][h] = P::add(sums[r][h], pair, x.add(r * BLOCK_UNITS));
-                }
-            }
-            return;
-        }
-        let mut pair = [P::load::<V>(weights, half); H];
-        for h in 1..H {
-            pair[h] = P::load::<V>(weights, half + h);
-        }
-        for r in 0..R {
-            let x = x.add(r * BLOCK_UNITS);
-            for h in 0..H {
-                sums[r][h] = P::add(sums[r][h], pair[h], x);
-            }
-        }
     }
 }

@@ -6,15 +6,18 @@
 //! | f16 | `[k][32 outputs]` | 128 |
 //! | f32 | `[k][32 outputs]` | 256 |
 //!
+//! Weights in blocks of 32 lie as [`super::block_product`] says.
+//!
 //! Missing outputs of the last panel and the second k of an odd K are zero. A panel is read from start to end, once a step.
 //!
 //! The rows of a gated feed-forward projection `[gate | up]` are paired: a panel holds 16 outputs of the gate, then the same 16 of `up`, so
 //! that the kernel that has both in registers multiplies them.
 
+use super::block_product::{SCALES_BYTES, block_bytes, quant_bytes};
 use super::lanes::{Part, WIDTH};
 use super::memory::{Arena, SharedMut};
 use super::pool::ThreadPool;
-use crate::ops::{DType, MatrixRows, OpError, TensorData, WeightBytes};
+use crate::ops::{BLOCK_VALUES, Block, BlockFormat, DType, MatrixRows, OpError, TensorData, WeightBytes, WeightType};
 use half::{bf16, f16};
 use std::sync::Mutex;
 
@@ -44,40 +47,44 @@ fn source_row(rows: MatrixRows, (panel, lane): (usize, usize), outputs: usize) -
 
 /// A weight matrix `[outputs, inputs]` in panels.
 pub struct PanelMatrix {
-    dtype: DType,
+    stored: WeightType,
     rows: MatrixRows,
     outputs: usize,
     inputs: usize,
+    /// Bytes of one panel.
+    panel_bytes: usize,
     data: WeightBytes,
 }
 
 impl PanelMatrix {
-    /// Rearranges `source`, converting to `dtype` by rounding to nearest even.
+    /// Rearranges `source`, converting to `stored`: numbers are rounded to nearest even, blocks made by their plain rule.
     ///
     /// # Errors
-    /// [`OpError::Allocation`]; [`OpError::Range`] for a finite value beyond f16.
+    /// [`OpError::Allocation`]; [`OpError::Range`] for a finite value that the type cannot hold; [`OpError::Blocks`] for rows that blocks do not
+    /// divide.
     pub(super) fn pack(
         source: &TensorData<'_>,
-        dtype: DType,
+        stored: WeightType,
         rows: MatrixRows,
         (arena, pool): (&Arena, &ThreadPool),
     ) -> Result<Self, OpError> {
         let (outputs, inputs) = (source.rows(), source.cols());
-        let (panels, panel_bytes) = (panels(rows, outputs), panel_bytes(inputs, dtype));
+        let panel_bytes = panel_bytes(inputs, stored).ok_or(OpError::Blocks { stored, values: inputs })?;
+        let panels = panels(rows, outputs);
         let mut data = arena.zeroed::<u8>(panels * panel_bytes, "weights")?;
         let (view, failure) = (data.shared(), Mutex::new(None));
         pool.run(&|part: Part| {
             for panel in part.range(panels) {
                 // SAFETY: every panel belongs to one part only.
                 let bytes = unsafe { view.slice(panel * panel_bytes, panel_bytes) };
-                if let Err(error) = pack_panel(source, dtype, (rows, panel), bytes) {
+                if let Err(error) = pack_panel(source, stored, (rows, panel), bytes) {
                     *failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
                 }
             }
         });
         match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(Self { dtype, rows, outputs, inputs, data: data.into() }),
+            None => Ok(Self { stored, rows, outputs, inputs, panel_bytes, data: data.into() }),
         }
     }
 
@@ -85,12 +92,12 @@ impl PanelMatrix {
     /// They are copied, so that they lie in huge pages as those of [`Self::pack`] do: a page of a file is 4 KiB.
     pub(super) fn from_packed(
         (outputs, inputs): (usize, usize),
-        (rows, dtype): (MatrixRows, DType),
+        (rows, stored): (MatrixRows, WeightType),
         data: &WeightBytes,
         (arena, pool): (&Arena, &ThreadPool),
     ) -> Option<Self> {
-        let width = inputs.checked_next_multiple_of(2)?.checked_mul(PANEL * dtype.bytes())?;
-        let (source, wanted) = (data.as_slice(), panels(rows, outputs).checked_mul(width)?);
+        let panel_bytes = panel_bytes(inputs, stored)?;
+        let (source, wanted) = (data.as_slice(), panels(rows, outputs).checked_mul(panel_bytes)?);
         if source.len() != wanted {
             return None;
         }
@@ -101,7 +108,7 @@ impl PanelMatrix {
             // SAFETY: every range belongs to one part only.
             unsafe { view.slice(range.start, range.len()) }.copy_from_slice(&source[range]);
         });
-        Some(Self { dtype, rows, outputs, inputs, data: copy.into() })
+        Some(Self { stored, rows, outputs, inputs, panel_bytes, data: copy.into() })
     }
 
     /// All panels.
@@ -109,8 +116,8 @@ impl PanelMatrix {
         &self.data
     }
 
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype
+    pub(super) fn stored(&self) -> WeightType {
+        self.stored
     }
 
     pub(super) fn outputs(&self) -> usize {
@@ -131,32 +138,45 @@ impl PanelMatrix {
 
     /// Bytes of one panel.
     pub(super) fn panel_bytes(&self) -> usize {
-        panel_bytes(self.inputs, self.dtype)
+        self.panel_bytes
     }
 
     /// The bytes of panel `index`.
     pub(super) fn panel(&self, index: usize) -> &[u8] {
-        let bytes = self.panel_bytes();
-        &self.data.as_slice()[index * bytes..][..bytes]
+        &self.data.as_slice()[index * self.panel_bytes..][..self.panel_bytes]
     }
 
     /// Widens row `output` (an embedding) to f32.
     pub(super) fn read_row(&self, output: usize, out: &mut [f32]) {
         debug_assert_eq!(self.rows, MatrixRows::Plain);
         let (panel, lane) = (self.panel(output / PANEL), output % PANEL);
-        for (k, value) in out.iter_mut().enumerate() {
-            let at = offset(self.dtype, k, lane);
-            *value = match self.dtype {
-                DType::F32 => f32::from_le_bytes([panel[at], panel[at + 1], panel[at + 2], panel[at + 3]]),
-                DType::Bf16 => bf16::from_le_bytes([panel[at], panel[at + 1]]).to_f32(),
-                DType::F16 => f16::from_le_bytes([panel[at], panel[at + 1]]).to_f32(),
-            };
+        match self.stored {
+            WeightType::Scalar(dtype) => {
+                for (k, value) in out.iter_mut().enumerate() {
+                    let at = offset(dtype, k, lane);
+                    *value = match dtype {
+                        DType::F32 => f32::from_le_bytes([panel[at], panel[at + 1], panel[at + 2], panel[at + 3]]),
+                        DType::Bf16 => bf16::from_le_bytes([panel[at], panel[at + 1]]).to_f32(),
+                        DType::F16 => f16::from_le_bytes([panel[at], panel[at + 1]]).to_f32(),
+                    };
+                }
+            }
+            WeightType::Blocks(format) => {
+                for (out, block) in out.as_chunks_mut().0.iter_mut().zip(panel.chunks_exact(block_bytes(format))) {
+                    *out = gather_block(format, block, lane).values();
+                }
+            }
         }
     }
 }
 
-fn panel_bytes(inputs: usize, dtype: DType) -> usize {
-    inputs.div_ceil(2) * 2 * PANEL * dtype.bytes()
+/// Bytes of a panel; `None` when blocks do not divide the inputs, or there are too many.
+fn panel_bytes(inputs: usize, stored: WeightType) -> Option<usize> {
+    match stored {
+        WeightType::Scalar(dtype) => inputs.checked_next_multiple_of(2)?.checked_mul(PANEL * dtype.bytes()),
+        WeightType::Blocks(format) if inputs.is_multiple_of(BLOCK_VALUES) => (inputs / BLOCK_VALUES).checked_mul(block_bytes(format)),
+        WeightType::Blocks(_) => None,
+    }
 }
 
 /// Byte offset in a panel of input `k` of output `lane`.
@@ -171,7 +191,14 @@ fn offset(dtype: DType, k: usize, lane: usize) -> usize {
 /// Inputs that are packed together: 32 outputs of them stay in the first-level cache while they are written.
 const PACK_BLOCK: usize = 32;
 
-fn pack_panel(source: &TensorData<'_>, dtype: DType, (rows, panel): (MatrixRows, usize), out: &mut [u8]) -> Result<(), OpError> {
+fn pack_panel(source: &TensorData<'_>, stored: WeightType, (rows, panel): (MatrixRows, usize), out: &mut [u8]) -> Result<(), OpError> {
+    match stored {
+        WeightType::Scalar(dtype) => pack_numbers(source, dtype, (rows, panel), out),
+        WeightType::Blocks(format) => pack_blocks(source, format, (rows, panel), out),
+    }
+}
+
+fn pack_numbers(source: &TensorData<'_>, dtype: DType, (rows, panel): (MatrixRows, usize), out: &mut [u8]) -> Result<(), OpError> {
     let mut values = [0.0; PACK_BLOCK];
     for from in (0..source.cols()).step_by(PACK_BLOCK) {
         for lane in 0..PANEL {
@@ -184,7 +211,7 @@ fn pack_panel(source: &TensorData<'_>, dtype: DType, (rows, panel): (MatrixRows,
                 DType::F16 => {
                     let fits = |v: f32| !v.is_finite() || f16::from_f32(v).is_finite();
                     if let Some(&value) = values.iter().find(|&&v| !fits(v)) {
-                        return Err(OpError::Range { value, dtype });
+                        return Err(OpError::Range { value, stored: dtype.into() });
                     }
                     scatter(values, |k| offset(dtype, from + k, lane), |v| f16::from_f32(v).to_le_bytes(), out);
                 }
@@ -202,6 +229,72 @@ fn scatter<const N: usize>(values: &[f32], place: impl Fn(usize) -> usize, conve
     }
 }
 
+fn pack_blocks(source: &TensorData<'_>, format: BlockFormat, (rows, panel): (MatrixRows, usize), out: &mut [u8]) -> Result<(), OpError> {
+    for (index, out) in out.chunks_exact_mut(block_bytes(format)).enumerate() {
+        for lane in 0..PANEL {
+            let Some(row) = source_row(rows, (panel, lane), source.rows()) else { continue };
+            let block = source.block(row, index, format);
+            if !block.is_finite() {
+                let mut values = [0.0; BLOCK_VALUES];
+                source.read(row, index * BLOCK_VALUES, &mut values);
+                let value = values.into_iter().fold(0.0_f32, |a, v| if v.abs() <= a.abs() { a } else { v });
+                return Err(OpError::Range { value, stored: format.into() });
+            }
+            scatter_block(format, &block, lane, out);
+        }
+    }
+    Ok(())
+}
+
+/// Where a format keeps the scale of output `lane` in a block of a panel.
+fn scale_at(format: BlockFormat, lane: usize) -> usize {
+    quant_bytes(format) + 2 * lane
+}
+
+/// Writes a block of output `lane` into the block of its panel.
+fn scatter_block(format: BlockFormat, block: &Block, lane: usize, out: &mut [u8]) {
+    let scale = scale_at(format, lane);
+    out[scale..scale + 2].copy_from_slice(&block.scale.to_le_bytes());
+    let unit = |unit: usize| (unit * PANEL + lane) * 4;
+    match format {
+        BlockFormat::Q8_0 => {
+            for (i, q) in block.q.as_chunks::<4>().0.iter().enumerate() {
+                out[unit(i)..unit(i) + 4].copy_from_slice(&q.map(|q| (q as u8) ^ 0x80));
+            }
+        }
+        BlockFormat::Q4_0 | BlockFormat::Q4_1 => {
+            let offset = if format == BlockFormat::Q4_0 { 8 } else { 0 };
+            let (low, high) = block.q.split_at(BLOCK_VALUES / 2);
+            for (i, (low, high)) in low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0).enumerate() {
+                let bytes: [u8; 4] = std::array::from_fn(|k| (low[k] + offset) as u8 | ((high[k] + offset) as u8) << 4);
+                out[unit(i)..unit(i) + 4].copy_from_slice(&bytes);
+            }
+            if format == BlockFormat::Q4_1 {
+                out[scale + SCALES_BYTES..][..2].copy_from_slice(&block.minimum.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The block of output `lane` that [`scatter_block`] wrote.
+fn gather_block(format: BlockFormat, panel: &[u8], lane: usize) -> Block {
+    let half = |at: usize| f16::from_le_bytes([panel[at], panel[at + 1]]);
+    let (scale, mut q) = (scale_at(format, lane), [0; BLOCK_VALUES]);
+    let byte = |k: usize| panel[(k / 4 * PANEL + lane) * 4 + k % 4];
+    match format {
+        BlockFormat::Q8_0 => q.iter_mut().enumerate().for_each(|(k, q)| *q = (byte(k) ^ 0x80) as i8),
+        BlockFormat::Q4_0 | BlockFormat::Q4_1 => {
+            let offset = if format == BlockFormat::Q4_0 { 8 } else { 0 };
+            for k in 0..BLOCK_VALUES / 2 {
+                q[k] = (byte(k) & 15) as i8 - offset;
+                q[k + BLOCK_VALUES / 2] = (byte(k) >> 4) as i8 - offset;
+            }
+        }
+    }
+    let minimum = if format == BlockFormat::Q4_1 { half(scale + SCALES_BYTES) } else { f16::ZERO };
+    Block { scale: half(scale), minimum, q }
+}
+
 /// Gathers `tokens` as rows of `out`, `[tokens.len(), inputs]`.
 pub(super) fn gather(table: &PanelMatrix, tokens: &[u32], out: SharedMut<'_, f32>, part: Part) {
     let width = table.inputs();
@@ -216,10 +309,12 @@ mod tests {
     use super::*;
     use crate::ops::tests::noise;
 
-    fn packed(dtype: DType, rows: MatrixRows, (outputs, inputs): (usize, usize)) -> PanelMatrix {
+    const BLOCKS: [BlockFormat; 3] = [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4_1];
+
+    fn packed(stored: impl Into<WeightType>, rows: MatrixRows, (outputs, inputs): (usize, usize)) -> PanelMatrix {
         let bytes: Vec<u8> = noise(5, outputs * inputs).iter().flat_map(|v| v.to_le_bytes()).collect();
         let source = TensorData::new(DType::F32, outputs, inputs, &bytes).unwrap();
-        PanelMatrix::pack(&source, dtype, rows, (&Arena::default(), &ThreadPool::new(2).unwrap())).unwrap()
+        PanelMatrix::pack(&source, stored.into(), rows, (&Arena::default(), &ThreadPool::new(2).unwrap())).unwrap()
     }
 
     /// Files with the panels of other versions of this program lie in caches: other bytes need another name.
@@ -230,21 +325,58 @@ mod tests {
         assert_eq!([DType::F32, DType::Bf16, DType::F16].map(digest), ["811ba37ffc49ab1b", "9a225447b3312fb2", "dc31836ff53a8c86"]);
         let paired = packed(DType::Bf16, MatrixRows::GateUp, (34, 7));
         assert_eq!(blake3::hash(paired.bytes().as_slice()).to_hex()[..16], *"1925be62006abe92");
+        let digest = |format| blake3::hash(packed(format, MatrixRows::GateUp, (34, 64)).bytes().as_slice()).to_hex()[..16].to_owned();
+        assert_eq!(BLOCKS.map(digest), ["018bdc85891c0c8c", "5d34cd134c4586ab", "8c74792639394450"]);
+    }
+
+    #[test]
+    fn a_row_of_blocks_is_read_as_it_was_quantised() {
+        for format in BLOCKS {
+            let (outputs, inputs) = (33, 96);
+            let matrix = packed(format, MatrixRows::Plain, (outputs, inputs));
+            for (row, values) in noise(5, outputs * inputs).chunks_exact(inputs).enumerate() {
+                let wanted = values.as_chunks().0.iter().flat_map(|block| format.quantize(block).values());
+                let mut found = vec![0.0; inputs];
+                matrix.read_row(row, &mut found);
+                assert_eq!(found, wanted.collect::<Vec<_>>(), "{format} {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_blocks_do_not_divide_are_refused() {
+        let bytes = vec![0; 2 * 33 * 4];
+        let source = TensorData::new(DType::F32, 2, 33, &bytes).unwrap();
+        let (arena, pool) = (Arena::default(), ThreadPool::new(1).unwrap());
+        let packed = PanelMatrix::pack(&source, BlockFormat::Q8_0.into(), MatrixRows::Plain, (&arena, &pool));
+        assert!(matches!(packed.err(), Some(OpError::Blocks { values: 33, .. })));
     }
 
     #[test]
     fn panels_are_taken_back_in_their_own_shape_alone() {
         let (arena, pool) = (Arena::default(), ThreadPool::new(2).unwrap());
-        let cases = [(DType::F32, MatrixRows::Plain), (DType::Bf16, MatrixRows::GateUp), (DType::F16, MatrixRows::Plain)];
-        for (dtype, rows) in cases {
-            for (outputs, inputs) in [(2, 1), (30, 2), (34, 7), (64, 64)] {
-                let matrix = packed(dtype, rows, (outputs, inputs));
-                let taken = |shape| PanelMatrix::from_packed(shape, (rows, dtype), matrix.bytes(), (&arena, &pool));
+        let scalars =
+            [(DType::F32.into(), MatrixRows::Plain), (DType::Bf16.into(), MatrixRows::GateUp), (DType::F16.into(), MatrixRows::Plain)];
+        let blocks = BLOCKS.map(|format| (WeightType::Blocks(format), MatrixRows::GateUp));
+        for (stored, rows) in scalars.into_iter().chain(blocks) {
+            for (outputs, inputs) in [(2, 1), (30, 2), (34, 7), (64, 64), (34, 96)] {
+                if stored.row_bytes(inputs).is_none() {
+                    continue;
+                }
+                let matrix = packed(stored, rows, (outputs, inputs));
+                let taken = |shape| PanelMatrix::from_packed(shape, (rows, stored), matrix.bytes(), (&arena, &pool));
                 let again = taken((outputs, inputs)).unwrap();
                 assert_eq!(again.bytes().as_slice(), matrix.bytes().as_slice());
                 assert_eq!(again.panels(), matrix.panels());
                 assert_eq!(again.panel(again.panels() - 1), matrix.panel(matrix.panels() - 1));
-                for shape in [(outputs + 64, inputs), (outputs, inputs + 2), (0, inputs), (outputs, usize::MAX), (usize::MAX, inputs)] {
+                for shape in [
+                    (outputs + 64, inputs),
+                    (outputs, inputs + 32),
+                    (outputs, inputs + 2),
+                    (0, inputs),
+                    (outputs, usize::MAX),
+                    (usize::MAX, inputs),
+                ] {
                     assert!(taken(shape).is_none(), "{shape:?}");
                 }
             }

@@ -9,6 +9,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod attention;
+mod block_product;
 mod claims;
 mod elementwise;
 mod lanes;
@@ -21,8 +22,10 @@ mod operand;
 mod pages;
 mod pool;
 mod product;
+mod quantize;
 mod rope;
 mod select;
+mod tile;
 
 pub use matrix::PanelMatrix;
 pub use memory::Aligned;
@@ -31,15 +34,19 @@ pub use pages::Pages;
 pub use rope::RopeTable;
 pub use select::{CpuKernels, KernelsError};
 
-use super::{ATTENTION_TILE, AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, TensorData, WeightBytes};
+use super::{
+    ATTENTION_TILE, AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData, WeightBytes,
+    WeightType,
+};
 use attention::Attention;
 use elementwise::RmsNorm;
 use lanes::{Isa, Kernel};
-use linear::{Linear, Output};
+use linear::{BlockLinear, Linear, Output};
 use memory::{Arena, SharedMut};
-use operand::UnitFormat;
+use operand::{OperandMut, UnitFormat};
 use pages::{KvBf16, KvElement, KvF16, PageLayout, Store};
 use pool::ThreadPool;
+use quantize::Quantize;
 use rope::QkNormRopeStore;
 
 /// Widest attention head the kernels take.
@@ -116,12 +123,33 @@ impl CpuBackend {
 
     fn product(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: Output<'_>) {
         assert_eq!(x.layout().rows, rows, "other rows than were prepared");
-        self.run(&Linear::new(weight, x, out, self.threads()));
+        let linear = Linear::new(weight, x, out, self.threads());
+        match weight.stored() {
+            WeightType::Scalar(_) => self.run(&linear),
+            WeightType::Blocks(_) => self.run(&BlockLinear(linear)),
+        }
     }
 
     /// How products with matrices stored as `weights` read activations.
-    fn unit_format(&self, weights: DType) -> UnitFormat {
-        if self.dot && weights == DType::Bf16 { UnitFormat::Bf16Pair } else { UnitFormat::F32 }
+    fn unit_format(&self, weights: WeightType) -> UnitFormat {
+        match weights {
+            WeightType::Scalar(DType::Bf16) if self.dot => UnitFormat::Bf16Pair,
+            WeightType::Scalar(_) => UnitFormat::F32,
+            WeightType::Blocks(format) => UnitFormat::Bytes(format),
+        }
+    }
+
+    /// To write `rows` rows of `width` values for a product with weights stored as said.
+    fn start<'a>(&self, (operand, weights): Target<'a, Self>, rows: usize, width: usize) -> OperandMut<'a> {
+        operand.start(self.unit_format(weights), rows, width)
+    }
+
+    /// Ends the writing of an operand: rows that become bytes are complete.
+    fn finish(&self, written: OperandMut<'_>) {
+        let layout = written.layout();
+        if matches!(layout.format, UnitFormat::Bytes(_)) {
+            self.run_rows(layout.rows, &Quantize { to: written });
+        }
     }
 }
 
@@ -157,14 +185,19 @@ impl Backend for CpuBackend {
     type Pages = Pages;
     type Rope = RopeTable;
 
-    fn arithmetic(&self, weights: DType, kv_cache: DType) -> String {
+    fn arithmetic(&self, weights: &[WeightType], kv_cache: DType) -> String {
         // The instruction set is not part of it: all that share an arithmetic give the same bits.
-        let dot = self.dot && [weights, kv_cache].contains(&DType::Bf16);
-        if dot { "cpu-bf16dot".to_string() } else { "cpu-f32fma".to_string() }
+        let dot = self.dot && (weights.contains(&DType::Bf16.into()) || kv_cache == DType::Bf16);
+        let blocks = weights.iter().any(|stored| matches!(stored, WeightType::Blocks(_)));
+        format!("cpu-{}{}", if dot { "bf16dot" } else { "f32fma" }, if blocks { "-int8" } else { "" })
     }
 
-    fn matrix(&self, source: &TensorData<'_>, rows: MatrixRows, dtype: DType) -> Result<PanelMatrix, OpError> {
-        PanelMatrix::pack(source, dtype, rows, (&self.weights, &self.pool))
+    fn matrix(&self, source: &TensorData<'_>, rows: MatrixRows, stored: WeightType) -> Result<PanelMatrix, OpError> {
+        PanelMatrix::pack(source, stored, rows, (&self.weights, &self.pool))
+    }
+
+    fn stored_as(&self, matrix: &PanelMatrix) -> WeightType {
+        matrix.stored()
     }
 
     fn packed_layout(&self) -> Option<&'static str> {
@@ -175,8 +208,8 @@ impl Backend for CpuBackend {
         Some(matrix.bytes().clone())
     }
 
-    fn matrix_from_packed(&self, shape: (usize, usize), rows: MatrixRows, dtype: DType, bytes: &WeightBytes) -> Option<PanelMatrix> {
-        PanelMatrix::from_packed(shape, (rows, dtype), bytes, (&self.weights, &self.pool))
+    fn matrix_from_packed(&self, shape: (usize, usize), rows: MatrixRows, stored: WeightType, bytes: &WeightBytes) -> Option<PanelMatrix> {
+        PanelMatrix::from_packed(shape, (rows, stored), bytes, (&self.weights, &self.pool))
     }
 
     fn vector(&self, values: &[f32]) -> Vec<f32> {
@@ -187,8 +220,9 @@ impl Backend for CpuBackend {
         Aligned::zeroed(rows.saturating_mul(width), "activations")
     }
 
-    fn operand(&self, rows: usize, width: usize, weights: DType) -> Result<Operand, OpError> {
-        Operand::new(self.unit_format(weights), self.isa.tile_rows(), rows, width)
+    fn operand(&self, rows: usize, width: usize, weights: &[WeightType]) -> Result<Operand, OpError> {
+        let formats: Vec<UnitFormat> = weights.iter().map(|&stored| self.unit_format(stored)).collect();
+        Operand::new(&formats, self.isa.tile_rows(), rows, width)
     }
 
     fn pages(&self, shape: PageShape) -> Result<Pages, OpError> {
@@ -204,8 +238,10 @@ impl Backend for CpuBackend {
         self.pool.run(&|part| matrix::gather(table, batch.tokens(), out, part));
     }
 
-    fn rms_norm(&self, x: &Aligned<f32>, (gain, eps): (&Vec<f32>, f32), rows: usize, out: &mut Operand) {
-        self.run_rows(rows, &RmsNorm { x: x.as_slice(), gain, eps, out: out.start(rows, gain.len()) });
+    fn rms_norm(&self, x: &Aligned<f32>, (gain, eps): (&Vec<f32>, f32), rows: usize, out: Target<'_, Self>) {
+        let out = self.start(out, rows, gain.len());
+        self.run_rows(rows, &RmsNorm { x: x.as_slice(), gain, eps, out });
+        self.finish(out);
     }
 
     fn linear(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: &mut Aligned<f32>) {
@@ -216,12 +252,16 @@ impl Backend for CpuBackend {
         self.product(weight, x, rows, Output::Add(residual.shared()));
     }
 
-    fn linear_swiglu(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: &mut Operand) {
-        self.product(weight, x, rows, Output::SwiGlu(out.start(rows, weight.outputs() / 2)));
+    fn linear_swiglu(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: Target<'_, Self>) {
+        let out = self.start(out, rows, weight.outputs() / 2);
+        self.product(weight, x, rows, Output::SwiGlu(out));
+        self.finish(out);
     }
 
-    fn linear_silu(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: &mut Operand) {
-        self.product(weight, x, rows, Output::Silu(out.start(rows, weight.outputs())));
+    fn linear_silu(&self, weight: &PanelMatrix, x: &Operand, rows: usize, out: Target<'_, Self>) {
+        let out = self.start(out, rows, weight.outputs());
+        self.product(weight, x, rows, Output::Silu(out));
+        self.finish(out);
     }
 
     fn qk_norm_rope_store(
@@ -250,15 +290,16 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn paged_attention(&self, qkv: &Aligned<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &Pages, out: &mut Operand) {
+    fn paged_attention(&self, qkv: &Aligned<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &Pages, out: Target<'_, Self>) {
         check_shape(shape, pages);
         let (layout, dot): (PageLayout, bool) = (pages.layout(), self.dot);
-        let (qkv, out) = (qkv.as_slice(), out.start(batch.rows(), shape.q_heads * shape.head_dim));
+        let (qkv, out) = (qkv.as_slice(), self.start(out, batch.rows(), shape.q_heads * shape.head_dim));
         match &pages.store {
             Store::F32(v) => self.run(&Attention { qkv, shape, batch, pages: v.as_slice(), layout, dot, out }),
             Store::Bf16(v) => self.run(&Attention { qkv, shape, batch, pages: cast::<KvBf16>(v), layout, dot, out }),
             Store::F16(v) => self.run(&Attention { qkv, shape, batch, pages: cast::<KvF16>(v), layout, dot, out }),
         }
+        self.finish(out);
     }
 
     fn logits(&self, head: &PanelMatrix, x: &Operand, rows: &[u32], out: &mut [f32]) {
@@ -288,8 +329,8 @@ impl Backend for CpuBackend {
     }
 
     #[cfg(test)]
-    fn write_operand(&self, operand: &mut Operand, width: usize, values: &[f32]) {
-        let out = operand.start(values.len() / width, width);
+    fn write_operand(&self, operand: Target<'_, Self>, width: usize, values: &[f32]) {
+        let out = self.start(operand, values.len() / width, width);
         for (row, values) in values.chunks_exact(width).enumerate() {
             for k in (0..width).step_by(lanes::WIDTH) {
                 // SAFETY: the scalar lanes need nothing; this is the only writer.
@@ -299,6 +340,7 @@ impl Backend for CpuBackend {
                 }
             }
         }
+        self.finish(out);
     }
 
     #[cfg(test)]

@@ -1,10 +1,11 @@
-//! What the matrix kernel does with two neighbouring k: how weights and activations come together, by dtype and arithmetic.
+//! Products of weights that are numbers: two neighbouring k after the other, by dtype and arithmetic.
 
-use super::lanes::Lanes;
+use super::lanes::{ByteLanes, Lanes, WIDTH};
 use super::operand::BLOCK_UNITS;
+use super::tile::{Prefetch, Product, Sums, TileInput};
 
-/// Weights in panels times units of activations.
-pub(super) trait Product {
+/// How two k come together.
+pub(super) trait PairProduct {
     /// Units of activations that hold two k.
     const PAIR_UNITS: usize;
     /// Bytes of two k of 32 outputs.
@@ -49,7 +50,7 @@ pub(super) struct F32Product;
 /// bf16 weights times bf16 activations, by [`Lanes::dot_bf16`].
 pub(super) struct Bf16DotProduct;
 
-impl Product for Bf16Product {
+impl PairProduct for Bf16Product {
     const PAIR_UNITS: usize = 2;
     const PAIR_BYTES: usize = 128;
     type Weights<V: Lanes> = (V, V);
@@ -67,7 +68,7 @@ impl Product for Bf16Product {
     }
 }
 
-impl Product for F16Product {
+impl PairProduct for F16Product {
     const PAIR_UNITS: usize = 2;
     const PAIR_BYTES: usize = 128;
     type Weights<V: Lanes> = (V, V);
@@ -85,7 +86,7 @@ impl Product for F16Product {
     }
 }
 
-impl Product for F32Product {
+impl PairProduct for F32Product {
     const PAIR_UNITS: usize = 2;
     const PAIR_BYTES: usize = 256;
     type Weights<V: Lanes> = (V, V);
@@ -103,7 +104,7 @@ impl Product for F32Product {
     }
 }
 
-impl Product for Bf16DotProduct {
+impl PairProduct for Bf16DotProduct {
     const PAIR_UNITS: usize = 1;
     const PAIR_BYTES: usize = 128;
     /// Two bf16 a lane.
@@ -119,5 +120,83 @@ impl Product for Bf16DotProduct {
     unsafe fn add<V: Lanes>(sums: V, weights: V, x: *const u32) -> V {
         // SAFETY: the caller's promise.
         unsafe { sums.dot_bf16(weights, V::splat(f32::from_bits(*x))) }
+    }
+}
+
+/// All pairs of k of a tile.
+pub(super) struct Pairs<P>(std::marker::PhantomData<P>);
+
+impl<P: PairProduct> Product for Pairs<P> {
+    const BLOCK_INPUTS: usize = 2 * P::BLOCK_PAIRS;
+    const BLOCK_BYTES: usize = P::BLOCK_PAIRS * P::PAIR_BYTES;
+
+    #[inline(always)]
+    unsafe fn tile<V: ByteLanes, const R: usize, const H: usize>(input: TileInput, half: usize, mut prefetch: Prefetch, out: &mut Sums) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (mut weights, mut x, pairs) = (input.weights, input.units, input.inputs.div_ceil(2));
+            let mut sums = [[V::splat(0.0); H]; R];
+            for _ in 0..pairs / P::BLOCK_PAIRS {
+                prefetch.step::<V>();
+                for pair in 0..P::BLOCK_PAIRS {
+                    add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
+                }
+                weights = weights.add(Self::BLOCK_BYTES);
+                x = x.add(R * BLOCK_UNITS);
+            }
+            for pair in 0..pairs % P::BLOCK_PAIRS {
+                add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
+            }
+            store(&sums, half, out);
+        }
+    }
+}
+
+/// Puts the sums of a tile where they are finished.
+///
+/// # Safety
+/// As the methods of [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn store<V: Lanes, const R: usize, const H: usize>(sums: &[[V; H]; R], half: usize, out: &mut Sums) {
+    for r in 0..R {
+        for h in 0..H {
+            // SAFETY: 32 values a row, of which these are 16.
+            unsafe { sums[r][h].store(out[r].as_mut_ptr().add((half + h) * WIDTH)) };
+        }
+    }
+}
+
+/// Adds two k.
+///
+/// # Safety
+/// One pair behind each pointer, of `R` rows; as the methods of [`Lanes`].
+#[inline(always)]
+unsafe fn add_pair<V: Lanes, P: PairProduct, const R: usize, const H: usize>(
+    (weights, half): (*const u8, usize),
+    x: *const u32,
+    sums: &mut [[V; H]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if V::TILE_VECTORS < H {
+            // Sixteen registers hold the weights of one half beside the sums, not those of both.
+            for h in 0..H {
+                let pair = P::load::<V>(weights, half + h);
+                for r in 0..R {
+                    sums[r][h] = P::add(sums[r][h], pair, x.add(r * BLOCK_UNITS));
+                }
+            }
+            return;
+        }
+        let mut pair = [P::load::<V>(weights, half); H];
+        for h in 1..H {
+            pair[h] = P::load::<V>(weights, half + h);
+        }
+        for r in 0..R {
+            let x = x.add(r * BLOCK_UNITS);
+            for h in 0..H {
+                sums[r][h] = P::add(sums[r][h], pair[h], x);
+            }
+        }
     }
 }

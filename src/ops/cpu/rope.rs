@@ -1,7 +1,7 @@
 //! Per-head RMSNorm of queries and keys, rotation, and the write of keys and values to their pages, in one pass over a row.
 
 use super::elementwise::{inverse_rms, scale_by};
-use super::lanes::{Kernel, Lanes, Part, WIDTH};
+use super::lanes::{ByteLanes, Kernel, Lanes, Part, WIDTH};
 use super::memory::{SharedMut, at};
 use super::pages::{KvElement, PageLayout};
 use crate::ops::{ATTENTION_TILE, AttentionShape, PackedBatch};
@@ -71,7 +71,7 @@ pub(super) struct QkNormRopeStore<'a, T> {
 
 impl<T: KvElement> Kernel for QkNormRopeStore<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(&self, part: Part) {
+    unsafe fn run<V: ByteLanes>(&self, part: Part) {
         for row in part.range(self.batch.rows()) {
             // SAFETY: the caller's promise; a row and its slot belong to one part only.
             unsafe { self.row::<V>(row) };

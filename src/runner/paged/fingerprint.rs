@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 /// Bytes that are hashed between two signs of progress.
 const PROGRESS_BYTES: usize = 4 << 20;
 
-/// Hash of all tensors: names, shapes, dtypes and values.
+/// Hash of all tensors: names, shapes, encodings and bytes.
 ///
 /// # Errors
 /// [`LoadError`] when a tensor cannot be read.
@@ -20,8 +20,8 @@ pub(super) fn weights_hash<B: Backend>(backend: &B, checkpoint: &Checkpoint, pro
     backend.for_each(tensors.len(), &|i| {
         let (name, Some(tensor)) = &tensors[i] else { return };
         let mut hasher = blake3::Hasher::new();
-        hasher.update(format!("{name} {:?} {}\n", tensor.shape, tensor.dtype).as_bytes());
-        for bytes in tensor.bytes().chunks(PROGRESS_BYTES) {
+        hasher.update(format!("{name} {:?} {}\n", tensor.shape, tensor.encoding()).as_bytes());
+        for bytes in tensor.bytes().flat_map(|part| part.chunks(PROGRESS_BYTES)) {
             hasher.update(bytes);
             progress.add(bytes.len());
         }

@@ -2,13 +2,14 @@
 
 use super::budget::{Needs, num_blocks};
 use super::fingerprint::{fingerprint, text_hash};
+use super::plan::{Plan, WeightOptions};
 use super::step::PagedRunner;
 use super::weights::{Place, Weights};
 use crate::model::openelm::{Decoder, OpenElmConfig, workspace_values_per_row};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadError, LoadProgress, ModelFiles};
 use crate::ops::cpu::{CpuBackend, CpuKernels, KernelsError};
-use crate::ops::{ATTENTION_TILE, Backend, DType};
+use crate::ops::{ATTENTION_TILE, Backend, DType, WeightType};
 use crate::runner::RunnerLimits;
 use std::path::PathBuf;
 
@@ -18,9 +19,9 @@ const MAX_POSITIONS: usize = 1 << 20;
 /// What the operator chose.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunnerOptions {
-    /// How matrices are stored; `None` = 16-bit checkpoints as they are, F32 ones as bf16.
-    pub dtype: Option<DType>,
-    /// How keys and values are stored; `None` = as the matrices.
+    /// How weights are stored.
+    pub weights: WeightOptions,
+    /// How keys and values are stored; `None` = as matrices of numbers.
     pub kv_cache_dtype: Option<DType>,
     /// Longest sequence in tokens; `None` = the model's context.
     pub max_model_len: Option<usize>,
@@ -45,7 +46,7 @@ pub struct RunnerOptions {
 impl Default for RunnerOptions {
     fn default() -> Self {
         Self {
-            dtype: None,
+            weights: WeightOptions::default(),
             kv_cache_dtype: None,
             max_model_len: None,
             max_num_seqs: 64,
@@ -67,10 +68,12 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// Bytes of the weights as stored.
     pub weight_bytes: u64,
-    /// How matrices are stored.
-    pub dtype: DType,
-    /// How they lie in the checkpoint.
-    pub checkpoint_dtype: DType,
+    /// How matrices are stored, the type of most weights first.
+    pub weight_types: Vec<WeightType>,
+    /// How the embedding lies in the checkpoint.
+    pub checkpoint_type: WeightType,
+    /// Matrices that stay numbers, though blocks were asked for, because blocks of 32 do not divide their rows.
+    pub not_quantised: usize,
     /// How keys and values are stored.
     pub kv_cache_dtype: DType,
     /// Backend, instruction set and threads, for the log.
@@ -95,6 +98,13 @@ pub struct ModelInfo {
     pub block_size: usize,
     /// Bytes of keys and values of a token over all layers.
     pub kv_bytes_per_token: u64,
+}
+
+impl ModelInfo {
+    /// The types of matrices, for people.
+    pub fn weights(&self) -> String {
+        self.weight_types.iter().map(WeightType::to_string).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A model that is ready to run.
@@ -135,14 +145,12 @@ pub fn load_with_progress(files: &ModelFiles, options: &RunnerOptions, progress:
     load_on(backend, kernels, files, options, progress)
 }
 
-/// Bytes of the weights once they are loaded with [`RunnerOptions::dtype`] `dtype`.
+/// Bytes of the weights once they are loaded with [`RunnerOptions::weights`] `weights`.
 ///
 /// # Errors
 /// [`LoadError`] naming the file or key.
-pub fn weight_bytes(files: &ModelFiles, dtype: Option<DType>) -> Result<u64, LoadError> {
-    let config = OpenElmConfig::parse(&files.config)?;
-    let dtype = weight_dtype(checkpoint_dtype(files, &config)?, dtype);
-    Ok(bytes_of_weights(&config, dtype))
+pub fn weight_bytes(files: &ModelFiles, weights: WeightOptions) -> Result<u64, LoadError> {
+    Ok(Plan::new(files, &files.config()?, weights)?.bytes)
 }
 
 /// Loads the model onto `backend`.
@@ -157,39 +165,39 @@ pub(super) fn load_on<B: Backend>(
     progress: &LoadProgress,
 ) -> Result<Loaded<B>, LoadError> {
     check_options(options)?;
-    let config = OpenElmConfig::parse(&files.config)?;
-    let checkpoint_dtype = checkpoint_dtype(files, &config)?;
-    let dtype = weight_dtype(checkpoint_dtype, options.dtype);
-    let kv_dtype = options.kv_cache_dtype.unwrap_or(dtype);
+    let config = files.config()?;
+    let plan = Plan::new(files, &config, options.weights)?;
+    let (storage, kv_dtype) = (plan.storage, options.kv_cache_dtype.unwrap_or(plan.storage.dtype));
     let max_model_len = options.max_model_len.unwrap_or(config.max_context_length);
     if max_model_len == 0 || max_model_len > MAX_POSITIONS {
         let wanted = format!("from 1 to {MAX_POSITIONS}");
         return Err(LoadError::Option { flag: "max-model-len", found: max_model_len.to_string(), wanted });
     }
-    let needs = needs(&config, dtype, kv_dtype, max_model_len, options);
+    let needs = needs(&config, plan.bytes, kv_dtype, max_model_len, options);
     let limits = RunnerLimits {
         num_blocks: num_blocks(needs, options)?,
         block_size: options.block_size,
         max_num_batched_tokens: options.max_num_batched_tokens,
         vocab_size: config.vocab_size,
     };
-    let arithmetic = backend.arithmetic(dtype, kv_dtype);
+    let arithmetic = backend.arithmetic(&plan.types, kv_dtype);
     let place = Place { weight_cache: options.weight_cache.as_deref(), progress };
-    let weights = Weights::find(&backend, &files.checkpoint, dtype, place)?;
+    let weights = Weights::find(&backend, &files.checkpoint, storage, place)?;
     let version = env!("CARGO_PKG_VERSION");
     let info = ModelInfo {
         parameters: config.parameters(),
         weight_bytes: needs.weight_bytes,
-        dtype,
-        checkpoint_dtype,
+        product_arithmetic: backend.arithmetic(&plan.types, DType::F32),
+        weight_types: plan.types,
+        checkpoint_type: plan.checkpoint_type,
+        not_quantised: plan.not_quantised,
         kv_cache_dtype: kv_dtype,
         kernels,
-        product_arithmetic: backend.arithmetic(dtype, dtype),
         fingerprint: fingerprint(&[
             &weights.hash.to_hex(),
             &format!("{config:?}"),
             &arithmetic,
-            &dtype.to_string(),
+            &storage.to_string(),
             &kv_dtype.to_string(),
             version,
             &text_hash(files).to_hex(),
@@ -221,26 +229,10 @@ fn check_options(options: &RunnerOptions) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The dtype that the embedding lies in.
-fn checkpoint_dtype(files: &ModelFiles, config: &OpenElmConfig) -> Result<DType, LoadError> {
-    let name = "transformer.token_embeddings.weight";
-    let wanted = vec![config.vocab_size, config.model_dim];
-    let missing = || LoadError::MissingTensor { file: files.checkpoint.files(), tensor: name.to_string(), wanted };
-    Ok(files.checkpoint.get(name)?.ok_or_else(missing)?.dtype)
-}
-
-fn weight_dtype(checkpoint_dtype: DType, asked: Option<DType>) -> DType {
-    asked.unwrap_or(if checkpoint_dtype == DType::F32 { DType::Bf16 } else { checkpoint_dtype })
-}
-
-fn bytes_of_weights(config: &OpenElmConfig, dtype: DType) -> u64 {
-    config.parameters() * dtype.bytes() as u64
-}
-
-fn needs(config: &OpenElmConfig, dtype: DType, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {
+fn needs(config: &OpenElmConfig, weight_bytes: u64, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {
     let rows = options.max_num_batched_tokens as u64;
     Needs {
-        weight_bytes: bytes_of_weights(config, dtype),
+        weight_bytes,
         workspace_bytes: rows * workspace_values_per_row(config) as u64 * 4 + rows.min(32) * config.vocab_size as u64 * 12,
         block_bytes: (config.kv_values_per_token() * kv_dtype.bytes() * options.block_size) as u64,
         max_model_len,

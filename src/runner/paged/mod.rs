@@ -6,10 +6,12 @@
 mod budget;
 mod fingerprint;
 mod load;
+mod plan;
 mod step;
 mod weights;
 
 pub use load::{Loaded, ModelInfo, RunnerOptions, load, load_with_progress, weight_bytes};
+pub use plan::WeightOptions;
 pub use step::PagedRunner;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The runner on a golden checkpoint: what it refuses, what it scores, and that one sequence's damage stays its own.
 
 use super::load::load_on;
-use super::{ModelInfo, PagedRunner, RunnerOptions, load};
+use super::{ModelInfo, PagedRunner, RunnerOptions, WeightOptions, load};
 use crate::generation::{SamplingParams, TokenId};
 use crate::kv_cache::BlockId;
 use crate::model::{LoadProgress, ModelFiles, ModelSource};
@@ -118,8 +118,12 @@ fn logits_that_are_not_finite_fail_their_own_sequence_alone() {
     assert_eq!(outputs[1], alone[0]);
 }
 
+fn dtype_of(dtype: DType) -> WeightOptions {
+    WeightOptions { dtype: Some(dtype), quantization: None }
+}
+
 fn loaded(backend: CpuBackend, dtype: DType) -> (PagedRunner<CpuBackend>, ModelInfo) {
-    let options = RunnerOptions { dtype: Some(dtype), ..options() };
+    let options = RunnerOptions { weights: dtype_of(dtype), ..options() };
     let loaded = load_on(backend, String::new(), &files(), &options, &LoadProgress::default()).unwrap();
     (loaded.runner, loaded.info)
 }
@@ -147,7 +151,7 @@ fn the_arithmetic_of_products_is_that_of_the_matrices() {
     let products = |backend, dtype| loaded(backend, dtype).1.product_arithmetic;
     assert_eq!(products(CpuBackend::portable_variants(1).remove(0), DType::Bf16), "cpu-f32fma");
     assert_eq!([DType::Bf16, DType::F16].map(|dtype| products(dot(), dtype)), ["cpu-bf16dot", "cpu-f32fma"]);
-    let keys_alone = RunnerOptions { dtype: Some(DType::F32), kv_cache_dtype: Some(DType::Bf16), ..options() };
+    let keys_alone = RunnerOptions { weights: dtype_of(DType::F32), kv_cache_dtype: Some(DType::Bf16), ..options() };
     let info = load_on(dot(), String::new(), &files(), &keys_alone, &LoadProgress::default()).unwrap().info;
     assert_eq!(info.product_arithmetic, "cpu-f32fma", "keys and values are no matrices");
 }

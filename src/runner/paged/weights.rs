@@ -6,8 +6,8 @@ use super::fingerprint::weights_hash;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::openelm::{Taken, WeightSource};
 use crate::model::weight_cache::{BackgroundWriter, PackedFile, PackedKey, SourceIdentity, WeightCache};
-use crate::model::{LoadError, LoadProgress, LoadStage};
-use crate::ops::{Backend, DType};
+use crate::model::{LoadError, LoadProgress, LoadStage, Storage};
+use crate::ops::Backend;
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::Instant;
@@ -17,7 +17,7 @@ pub(super) struct Weights<'a> {
     /// Hash of all tensors of the checkpoint.
     pub(super) hash: blake3::Hash,
     checkpoint: &'a Checkpoint,
-    dtype: DType,
+    storage: Storage,
     progress: &'a LoadProgress,
     /// Where they are kept, and under what name.
     cache: Option<(WeightCache, PackedKey)>,
@@ -34,13 +34,13 @@ pub(super) struct Place<'a> {
 
 impl<'a> Weights<'a> {
     /// Finds the hash of the weights, by reading all of them unless the cache knows it, and their packed file.
-    pub(super) fn find<B: Backend>(backend: &B, checkpoint: &'a Checkpoint, dtype: DType, place: Place<'a>) -> Result<Self, LoadError> {
+    pub(super) fn find<B: Backend>(backend: &B, checkpoint: &'a Checkpoint, storage: Storage, place: Place<'a>) -> Result<Self, LoadError> {
         let progress = place.progress;
         let opened = place.weight_cache.zip(backend.packed_layout()).zip(checkpoint.identity());
         let opened = opened.and_then(|((path, layout), identity)| Some((open(path)?, layout, identity)));
         let Some((cache, layout, identity)) = opened else {
             let hash = weights_hash(backend, checkpoint, progress)?;
-            return Ok(Self { hash, checkpoint, dtype, progress, cache: None, packed: None });
+            return Ok(Self { hash, checkpoint, storage, progress, cache: None, packed: None });
         };
         let (hash, is_writable) = match cache.known_hash(identity) {
             Some(hash) => (hash, true),
@@ -49,10 +49,10 @@ impl<'a> Weights<'a> {
                 (hash, remember(&cache, identity, hash))
             }
         };
-        let key = PackedKey { weights: hash, dtype, layout };
+        let key = PackedKey { weights: hash, storage, layout };
         let packed = open_packed(&cache, &key, backend, progress);
         // Where the small entry could not be written, nothing larger is tried, and one line in the log is enough.
-        Ok(Self { hash, checkpoint, dtype, progress, cache: is_writable.then_some((cache, key)), packed })
+        Ok(Self { hash, checkpoint, storage, progress, cache: is_writable.then_some((cache, key)), packed })
     }
 
     /// Where the decoder takes them from.
@@ -61,7 +61,13 @@ impl<'a> Weights<'a> {
             self.progress.begin(LoadStage::Packing, self.checkpoint.bytes()?);
         }
         let taken = self.cache.as_ref().map(|_| RefCell::new(Taken::default()));
-        Ok(WeightSource { checkpoint: self.checkpoint, dtype: self.dtype, packed: self.packed.as_ref(), progress: self.progress, taken })
+        Ok(WeightSource {
+            checkpoint: self.checkpoint,
+            storage: self.storage,
+            packed: self.packed.as_ref(),
+            progress: self.progress,
+            taken,
+        })
     }
 
     /// Writes what had to be arranged, while the model serves; `None` when there is nothing to write or nowhere.

@@ -49,6 +49,14 @@ def test_ratios_are_of_medians_and_targets_of_the_vendor(compare_table):
     assert "1.22" in other and "1.00" not in other and "1.30" not in other
 
 
+def test_weights_in_blocks_have_targets_of_their_own(compare_table):
+    figures = results("AuthenticAMD", decode_1=DECODE, http_16_ttft={"ours": [39.0], "peer": [100.0]}, start={"ours": [0.9]})
+    for weights, decode, ttft in [("q8_0", "≥ 1.15 met", "≤ 0.33 MISSED"), ("q4_0", "≥ 1.00 met", "≤ 0.40 met")]:
+        text = compare_table.table(figures | {"weights": weights})
+        assert decode in line(text, "decode, 1 stream") and "≥ 88% met" in line(text, "decode, 1 stream")
+        assert ttft in line(text, "TTFT") and "≤ 0.800 s MISSED" in line(text, "exec") and weights in text
+
+
 def test_less_is_better_for_times_and_memory(compare_table):
     rows = {
         "http_16_ttft": {"ours": [39.0], "peer": [100.0]},

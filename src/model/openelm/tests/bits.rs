@@ -2,13 +2,23 @@
 //! unseen. `tests/aarch64.sh` runs this under an emulator.
 
 use super::golden::{Bench, argmax, open};
-use crate::model::{ModelFiles, ModelSource};
+use crate::model::{ModelFiles, ModelSource, Storage};
 use crate::ops::cpu::CpuBackend;
-use crate::ops::{Backend, DType};
+use crate::ops::{Backend, BlockFormat, DType};
 
 /// What [`Backend::arithmetic`] calls the arithmetic that gives [`RECORDED`], and the one that gives [`RECORDED_DOT`].
 const ARITHMETIC: &str = "cpu-f32fma";
 const DOT_ARITHMETIC: &str = "cpu-bf16dot";
+const BYTE_ARITHMETIC: &str = "cpu-f32fma-int8";
+
+/// (model, blocks of weights, dtype of the KV cache, hash as in [`RECORDED`]). What blocks do not divide is f32.
+const RECORDED_BLOCKS: [(&str, BlockFormat, DType, &str); 5] = [
+    ("tiny-hd64-gqa4", BlockFormat::Q8_0, DType::F32, "a2f68766a3c051a230f111269c9bd52ad460f6570732f5aeb137f08e5d1c99ef"),
+    ("tiny-hd64-gqa4", BlockFormat::Q4_0, DType::F32, "3f6d74050f10a1b3bb6b3dc0e31a0a5a5f1609820bf2a2d12f76957ecc509a2a"),
+    ("tiny-hd32-gqa2", BlockFormat::Q8_0, DType::Bf16, "ad049eb6d173120f1ab7d229caf89957a19c2c9e648c7ddff093cc2ca879482c"),
+    ("embedded", BlockFormat::Q8_0, DType::F32, "59f6f7eade7fec16c5b87c64103733ae14a701775d73bf533e0b03c3689cb0a4"),
+    ("embedded", BlockFormat::Q4_0, DType::F16, "d53e3236ea821401e8610e0e8bbaa080adbc8959e227258cf5c9ac666e90aa35"),
+];
 
 /// As [`RECORDED`], in the arithmetic of `vdpbf16ps`, which every instruction set has spelled out.
 const RECORDED_DOT: [(&str, DType, DType, &str); 4] = [
@@ -62,7 +72,7 @@ fn hash(logits: &[Vec<f32>]) -> String {
 }
 
 /// Logits of all positions of [`PROMPTS`] in one batch, in chunks, and of greedy steps after them.
-fn forward(backend: CpuBackend, name: &str, weights: DType, kv: DType) -> Vec<Vec<f32>> {
+fn forward(backend: CpuBackend, name: &str, weights: Storage, kv: DType) -> Vec<Vec<f32>> {
     let mut bench = Bench::new(backend, &files(name), (weights, kv), PROMPTS.len());
     let vocab = bench.vocab;
     let mut tokens: Vec<Vec<u32>> =
@@ -86,19 +96,31 @@ fn forward(backend: CpuBackend, name: &str, weights: DType, kv: DType) -> Vec<Ve
 
 #[test]
 fn logits_have_the_recorded_bits_in_every_instruction_set() {
-    check(ARITHMETIC, CpuBackend::portable_variants, &RECORDED);
+    check(ARITHMETIC, CpuBackend::portable_variants, &RECORDED.map(|(name, dtype, kv, hash)| (name, dtype.into(), kv, hash)));
 }
 
 #[test]
 fn dot_products_have_the_recorded_bits_in_every_instruction_set() {
-    check(DOT_ARITHMETIC, CpuBackend::dot_variants, &RECORDED_DOT);
+    check(DOT_ARITHMETIC, CpuBackend::dot_variants, &RECORDED_DOT.map(|(name, dtype, kv, hash)| (name, dtype.into(), kv, hash)));
 }
 
-fn check(arithmetic: &str, variants: fn(usize) -> Vec<CpuBackend>, recorded: &[(&str, DType, DType, &str)]) {
+#[test]
+fn products_of_bytes_have_the_recorded_bits_in_every_instruction_set() {
+    let storage = |format| Storage { dtype: DType::F32, quantization: Some(format) };
+    let recorded = RECORDED_BLOCKS.map(|(name, format, kv, hash)| (name, storage(format), kv, hash));
+    check(BYTE_ARITHMETIC, CpuBackend::portable_variants, &recorded);
+}
+
+fn check(arithmetic: &str, variants: fn(usize) -> Vec<CpuBackend>, recorded: &[(&str, Storage, DType, &str)]) {
     let mut wrong = Vec::new();
     for &(name, weights, kv, wanted) in recorded {
         for cpu in variants(2) {
-            assert_eq!(cpu.arithmetic(weights, kv), arithmetic, "another name for the arithmetic goes with other hashes in {}", file!());
+            assert_eq!(
+                cpu.arithmetic(&[weights.of(DType::F32.into(), 32)], kv),
+                arithmetic,
+                "another name for the arithmetic goes with other hashes in {}",
+                file!()
+            );
             let isa = cpu.isa();
             let found = hash(&forward(cpu, name, weights, kv));
             println!("{name} {weights} kv {kv} {isa}: {found}");

@@ -1,10 +1,10 @@
 //! Known logits (f64 truth of an independent implementation) and what batching, chunking, threads and instruction sets may not change.
 
-use crate::model::openelm::{Decoder, OpenElmConfig, WeightSource};
-use crate::model::{LoadProgress, ModelFiles, ModelSource};
-use crate::ops::cpu::CpuBackend;
+use crate::model::openelm::{Decoder, WeightSource};
+use crate::model::{LoadProgress, ModelFiles, ModelSource, Storage};
+use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::reference::ReferenceBackend;
-use crate::ops::{Backend, DType, PackedBatch};
+use crate::ops::{Backend, BlockFormat, DType, PackedBatch};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -61,12 +61,13 @@ pub(super) struct Bench<B: Backend> {
 const BLOCKS: u32 = 16;
 
 impl<B: Backend> Bench<B> {
-    /// `weights` and `kv` are the dtypes of the matrices and of the pages.
-    pub(super) fn new(backend: B, files: &ModelFiles, (weights, kv): (DType, DType), sequences: usize) -> Self {
-        let config = OpenElmConfig::parse(&files.config).unwrap();
+    /// `weights` and `kv` are how matrices and pages are stored.
+    pub(super) fn new(backend: B, files: &ModelFiles, (weights, kv): (impl Into<Storage>, DType), sequences: usize) -> Self {
+        let config = files.config().unwrap();
         let vocab = config.vocab_size;
         let progress = LoadProgress::default();
-        let source = WeightSource { checkpoint: &files.checkpoint, dtype: weights, packed: None, progress: &progress, taken: None };
+        let source =
+            WeightSource { checkpoint: &files.checkpoint, storage: weights.into(), packed: None, progress: &progress, taken: None };
         let decoder = Decoder::load(backend, config, &source, 512).unwrap();
         let blocks = sequences as u32 * BLOCKS;
         let mut pages = decoder.pages(blocks as usize, 32, kv).unwrap();
@@ -97,8 +98,14 @@ impl<B: Backend> Bench<B> {
 }
 
 /// Logits `[positions, vocab]` of several sequences run side by side, each in chunks of its own size.
-pub(super) fn all_logits<B: Backend>(backend: B, files: &ModelFiles, dtype: DType, sequences: &[(&[u32], usize)]) -> Vec<Vec<f32>> {
-    let mut bench = Bench::new(backend, files, (dtype, dtype), sequences.len());
+pub(super) fn all_logits<B: Backend>(
+    backend: B,
+    files: &ModelFiles,
+    weights: impl Into<Storage>,
+    sequences: &[(&[u32], usize)],
+) -> Vec<Vec<f32>> {
+    let weights = weights.into();
+    let mut bench = Bench::new(backend, files, (weights, weights.dtype), sequences.len());
     let mut done = vec![0; sequences.len()];
     let mut logits = vec![Vec::new(); sequences.len()];
     while (0..sequences.len()).any(|i| done[i] < sequences[i].0.len()) {
@@ -135,12 +142,12 @@ fn measure_all(variants: Variants, name: &str, dtype: DType) -> Vec<(String, Fou
     all.iter().enumerate().map(|(i, cpu)| (cpu.kernels(), measure(|| variants(2).swap_remove(i), name, dtype))).collect()
 }
 
-fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, dtype: DType) -> Found {
+fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, storage: impl Into<Storage> + Copy) -> Found {
     let files = open(name);
-    let vocab = OpenElmConfig::parse(&files.config).unwrap().vocab_size;
+    let vocab = files.config().unwrap().vocab_size;
     let mut found = Found { worst: 0.0, positions: 0, agreeing: 0 };
     for case in cases(name) {
-        let logits = &all_logits(backend(), &files, dtype, &[(&case.ids, case.ids.len())])[0];
+        let logits = &all_logits(backend(), &files, storage, &[(&case.ids, case.ids.len())])[0];
         let rows: Vec<&[f32]> = logits.chunks_exact(vocab).collect();
         for (position, wanted) in &case.logits {
             let worst = rows[*position].iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -188,6 +195,23 @@ fn sixteen_bit_logits_stay_close_to_the_golden_ones() {
 }
 
 #[test]
+fn logits_of_eight_and_four_bits_stay_near_the_golden_ones() {
+    // (model, format, largest error, positions of about 554 that keep their likeliest token)
+    let wanted = [
+        ("tiny-hd64-gqa4", BlockFormat::Q8_0, 0.8, 480),
+        ("tiny-hd32-gqa2", BlockFormat::Q8_0, 0.8, 480),
+        ("tiny-hd64-gqa4", BlockFormat::Q4_0, 8.0, 200),
+        ("tiny-hd32-gqa2", BlockFormat::Q4_0, 8.0, 200),
+    ];
+    for (name, format, limit, agreeing) in wanted {
+        let storage = Storage { dtype: DType::Bf16, quantization: Some(format) };
+        let found = measure(|| CpuBackend::new(CpuKernels::Portable, 2).unwrap(), name, storage);
+        println!("{name} {format}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
+        assert!(found.worst < limit && found.agreeing >= agreeing, "{name} {format}: {}, {}", found.worst, found.agreeing);
+    }
+}
+
+#[test]
 fn greedy_sequences_equal_the_golden_ones() {
     for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
         let files = open(name);
@@ -215,27 +239,31 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn bits_do_not_depend_on_batch_chunk_threads_or_instruction_set() {
-    let runs: [(&str, DType, Variants); 4] = [
-        ("tiny-hd64-gqa4", DType::F32, CpuBackend::portable_variants),
-        ("tiny-hd32-gqa2", DType::Bf16, CpuBackend::portable_variants),
-        ("tiny-hd32-gqa2", DType::F16, CpuBackend::portable_variants),
-        ("tiny-hd64-gqa4", DType::Bf16, CpuBackend::dot_variants),
+    let blocks = |dtype, format| Storage { dtype, quantization: Some(format) };
+    let runs: [(&str, Storage, Variants); 7] = [
+        ("tiny-hd64-gqa4", blocks(DType::F32, BlockFormat::Q8_0), CpuBackend::portable_variants),
+        ("tiny-hd64-gqa4", blocks(DType::Bf16, BlockFormat::Q4_0), CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", blocks(DType::Bf16, BlockFormat::Q8_0), CpuBackend::dot_variants),
+        ("tiny-hd64-gqa4", DType::F32.into(), CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", DType::Bf16.into(), CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", DType::F16.into(), CpuBackend::portable_variants),
+        ("tiny-hd64-gqa4", DType::Bf16.into(), CpuBackend::dot_variants),
     ];
-    for (name, dtype, variants) in runs {
+    for (name, storage, variants) in runs {
         let files = open(name);
         let prompts: Vec<Vec<u32>> = cases(name).into_iter().map(|case| case.ids).collect();
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).cycle().take(16).collect();
         let alone: Vec<Vec<u32>> =
-            prompts.iter().map(|ids| bits(&all_logits(variants(1).pop().expect("one"), &files, dtype, &[(ids, ids.len())])[0])).collect();
+            prompts.iter().map(|ids| bits(&all_logits(variants(1).pop().expect("one"), &files, storage, &[(ids, ids.len())])[0])).collect();
         for chunk in [1, 7, 64] {
             for threads in [1, 2, 3] {
                 for cpu in variants(threads) {
                     if cpu.isa() == "scalar" && chunk != 64 {
                         continue; // without a hardware FMA in the build target this takes minutes
                     }
-                    let what = format!("{name} {dtype} chunk {chunk} {} {threads} threads", cpu.kernels());
+                    let what = format!("{name} {storage} chunk {chunk} {} {threads} threads", cpu.kernels());
                     let sequences: Vec<(&[u32], usize)> = prompts.iter().map(|&ids| (ids, chunk)).collect();
-                    for (i, logits) in all_logits(cpu, &files, dtype, &sequences).iter().enumerate() {
+                    for (i, logits) in all_logits(cpu, &files, storage, &sequences).iter().enumerate() {
                         assert!(bits(logits) == alone[i], "{what}: sequence {i} has other bits");
                     }
                 }

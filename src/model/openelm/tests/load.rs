@@ -2,7 +2,7 @@
 
 use super::golden::golden_dir;
 use crate::model::{LoadError, ModelFiles, ModelSource};
-use crate::runner::paged::{RunnerOptions, load};
+use crate::runner::paged::{RunnerOptions, WeightOptions, load};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
@@ -175,10 +175,11 @@ fn every_16_and_32_bit_dtype_loads_in_every_other() {
     for name in [SMALL, SHARDED] {
         let files = ModelFiles::open(&ModelSource::Directory(golden_dir(name)), None).unwrap();
         let (_, auto) = load(&files, &RunnerOptions::default()).unwrap();
-        assert_eq!((auto.dtype, auto.kv_cache_dtype), (DType::Bf16, DType::Bf16), "auto lowers F32 and keeps bf16");
+        assert_eq!((auto.weights(), auto.kv_cache_dtype), ("bfloat16".to_string(), DType::Bf16), "auto lowers F32 and keeps bf16");
         let mut fingerprints = vec![auto.fingerprint];
         for dtype in [DType::F32, DType::F16] {
-            let options = RunnerOptions { dtype: Some(dtype), kv_cache_dtype: Some(DType::F32), ..RunnerOptions::default() };
+            let weights = WeightOptions { dtype: Some(dtype), quantization: None };
+            let options = RunnerOptions { weights, kv_cache_dtype: Some(DType::F32), ..RunnerOptions::default() };
             fingerprints.push(load(&files, &options).unwrap().1.fingerprint);
         }
         fingerprints.dedup();

@@ -13,7 +13,7 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn load(files: &ModelFiles) -> Result<Self> {
-        let config = OpenElmConfig::parse(&files.config).expect("config");
+        let config = files.config().expect("config");
         let mut weights = HashMap::new();
         for name in files.checkpoint.names() {
             let tensor = files.checkpoint.get(name).expect("dtype").expect("present");

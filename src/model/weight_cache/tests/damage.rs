@@ -111,7 +111,7 @@ fn a_header_that_lies_with_a_right_checksum_is_refused() {
     let short = with_header(&whole, |h| h["tensors"][tensor]["bytes"] = json!(64));
     let file = try_open(&cache, &key, &short).unwrap().unwrap();
     let bytes = file.matrix(tensor, (33, 7)).unwrap();
-    assert!(backend().matrix_from_packed((33, 7), MatrixRows::Plain, DType::Bf16, &bytes).is_none());
+    assert!(backend().matrix_from_packed((33, 7), MatrixRows::Plain, DType::Bf16.into(), &bytes).is_none());
     let kinds = with_header(&whole, |h| {
         h["tensors"][tensor]["kind"] = json!("vector");
         h["tensors"]["gains"]["bytes"] = json!(11);
@@ -187,7 +187,7 @@ proptest! {
             let shape = (numbers[2] as usize, numbers[3] as usize);
             for shape in [shape, (64, 64)] {
                 if let Some(bytes) = file.matrix(tensor, shape) {
-                    backend().matrix_from_packed(shape, MatrixRows::Plain, DType::Bf16, &bytes);
+                    backend().matrix_from_packed(shape, MatrixRows::Plain, DType::Bf16.into(), &bytes);
                 }
             }
         }

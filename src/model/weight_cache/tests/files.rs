@@ -24,7 +24,7 @@ fn what_is_written_is_what_is_mapped() {
             let bytes = file.matrix(&name, *shape).unwrap();
             assert!(bytes.as_slice().as_ptr().addr().is_multiple_of(64));
             assert_eq!(bytes.as_slice(), backend.packed_bytes(matrix).unwrap().as_slice());
-            assert!(backend.matrix_from_packed(*shape, MatrixRows::Plain, dtype, &bytes).is_some());
+            assert!(backend.matrix_from_packed(*shape, MatrixRows::Plain, dtype.into(), &bytes).is_some());
             assert!(file.matrix(&name, (shape.0 + 1, shape.1)).is_none() && file.vector(&name, shape.1).is_none());
         }
         let gains = file.vector("gains", 3).unwrap();

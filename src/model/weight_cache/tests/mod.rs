@@ -6,6 +6,7 @@ mod sources;
 
 use super::writer::write_now;
 use super::*;
+use crate::ops::DType;
 use crate::ops::cpu::{CpuBackend, CpuKernels, PanelMatrix};
 use crate::ops::{MatrixRows, TensorData};
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 const SHAPES: [(usize, usize); 5] = [(1, 1), (33, 7), (64, 64), (31, 130), (1025, 1027)];
 
 pub(super) fn key(weights: u8, dtype: DType) -> PackedKey {
-    PackedKey { weights: blake3::hash(&[weights]), dtype, layout: "panel32-v2" }
+    PackedKey { weights: blake3::hash(&[weights]), storage: dtype.into(), layout: "panel32-v2" }
 }
 
 pub(super) fn cache() -> (TempDir, WeightCache) {
@@ -36,7 +37,7 @@ pub(super) fn tensors(backend: &CpuBackend, dtype: DType, shapes: &[(usize, usiz
     };
     let matrix = |&(rows, cols): &(usize, usize)| {
         let bytes: Vec<u8> = (0..rows * cols).flat_map(|_| value().to_le_bytes()).collect();
-        backend.matrix(&TensorData::new(DType::F32, rows, cols, &bytes).unwrap(), MatrixRows::Plain, dtype).unwrap()
+        backend.matrix(&TensorData::new(DType::F32, rows, cols, &bytes).unwrap(), MatrixRows::Plain, dtype.into()).unwrap()
     };
     let matrices: Vec<PanelMatrix> = shapes.iter().map(matrix).collect();
     let packed = |(shape, matrix): (&(usize, usize), &PanelMatrix)| {

@@ -1,10 +1,10 @@
-//! Lanes as two 256-bit registers.
+//! Lanes as two 256-bit registers; with `VNNI`, the CPU has AVX-VNNI's `vpdpbusd` too.
 
 use super::{Kernel, Lanes, Part};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx2(__m256, __m256);
+pub(in super::super) struct Avx2<const VNNI: bool>(pub(super) __m256, pub(super) __m256);
 
 /// Runs `kernel` with AVX2, FMA and F16C enabled.
 ///
@@ -13,7 +13,17 @@ pub(in super::super) struct Avx2(__m256, __m256);
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: &K, part: Part) {
     // SAFETY: the features are enabled here; the rest is the caller's promise.
-    unsafe { kernel.run::<Avx2>(part) }
+    unsafe { kernel.run::<Avx2<false>>(part) }
+}
+
+/// Runs `kernel` with AVX2, FMA, F16C and AVX-VNNI enabled.
+///
+/// # Safety
+/// As [`Kernel::run`]; the CPU must have the features named.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn run_vnni<K: Kernel>(kernel: &K, part: Part) {
+    // SAFETY: the features are enabled here; the rest is the caller's promise.
+    unsafe { kernel.run::<Avx2<true>>(part) }
 }
 
 /// Applies a two-operand intrinsic to both halves.
@@ -25,7 +35,7 @@ macro_rules! both {
 }
 
 // SAFETY of all blocks below: the type is only used inside `run`, which enables the features; pointers are the caller's promise.
-impl Lanes for Avx2 {
+impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 1;
 

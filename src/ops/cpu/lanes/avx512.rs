@@ -1,10 +1,10 @@
-//! Lanes as one 512-bit register; with `DOT`, the CPU has `vdpbf16ps` too.
+//! Lanes as one 512-bit register; with `VNNI`, the CPU has `vpdpbusd` too, with `DOT` also `vdpbf16ps`.
 
 use super::{Kernel, Lanes, Part};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx512<const DOT: bool>(__m512);
+pub(in super::super) struct Avx512<const VNNI: bool, const DOT: bool>(pub(super) __m512);
 
 /// Runs `kernel` with AVX-512 enabled.
 ///
@@ -13,17 +13,27 @@ pub(in super::super) struct Avx512<const DOT: bool>(__m512);
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) unsafe fn run<K: Kernel>(kernel: &K, part: Part) {
     // SAFETY: the features are enabled here; the rest is the caller's promise.
-    unsafe { kernel.run::<Avx512<false>>(part) }
+    unsafe { kernel.run::<Avx512<false, false>>(part) }
 }
 
-/// Runs `kernel` with AVX-512 and its bf16 instructions enabled.
+/// Runs `kernel` with AVX-512 and its byte products enabled.
 ///
 /// # Safety
 /// As [`Kernel::run`]; the CPU must have the features named.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn run_vnni<K: Kernel>(kernel: &K, part: Part) {
+    // SAFETY: the features are enabled here; the rest is the caller's promise.
+    unsafe { kernel.run::<Avx512<true, false>>(part) }
+}
+
+/// Runs `kernel` with AVX-512, its byte products and its bf16 instructions enabled.
+///
+/// # Safety
+/// As [`Kernel::run`]; the CPU must have the features named.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
 pub(super) unsafe fn run_bf16<K: Kernel>(kernel: &K, part: Part) {
     // SAFETY: the features are enabled here; the rest is the caller's promise.
-    unsafe { kernel.run::<Avx512<true>>(part) }
+    unsafe { kernel.run::<Avx512<true, true>>(part) }
 }
 
 /// `vdpbf16ps`. A function of its own, since closures and generics do not carry features.
@@ -64,7 +74,7 @@ unsafe fn narrow_by_integers(values: __m512) -> __m256i {
 }
 
 // SAFETY of all blocks below: the type is only used inside `run`, which enables the features; pointers are the caller's promise.
-impl<const DOT: bool> Lanes for Avx512<DOT> {
+impl<const VNNI: bool, const DOT: bool> Lanes for Avx512<VNNI, DOT> {
     const TILE_ROWS: usize = 8;
     const TILE_VECTORS: usize = 2;
     const NATIVE_DOT: bool = DOT;

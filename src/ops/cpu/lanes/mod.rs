@@ -7,10 +7,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 
+pub(super) use bytes::ByteLanes;
 use half::bf16;
 pub(super) use scalar::Scalar;
 
@@ -178,11 +180,14 @@ impl Part {
 /// A job written once for all instruction sets. Implementations mark `run` `#[inline(always)]`, so that the whole job is compiled inside
 /// the function that enables the instruction set.
 pub(super) trait Kernel: Sync {
+    /// Whether it multiplies bytes. Only such kernels are compiled for instruction sets that differ in nothing else.
+    const BYTES: bool = false;
+
     /// Does `part` of the job.
     ///
     /// # Safety
     /// The instruction set of `V` must be there, parts must not overlap while they run, and the job's pointers must be valid.
-    unsafe fn run<V: Lanes>(&self, part: Part);
+    unsafe fn run<V: ByteLanes>(&self, part: Part);
 }
 
 /// An instruction set, found from the CPU's features alone.
@@ -191,9 +196,15 @@ pub(super) enum Isa {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX2 with the `vpdpbusd` of AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512 with `vdpbf16ps`.
+    /// AVX-512 with `vpdpbusd`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// AVX-512 with `vpdpbusd` and `vdpbf16ps`.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     #[cfg(target_arch = "aarch64")]
@@ -211,9 +222,15 @@ impl Isa {
             if avx2 {
                 found.push(Self::Avx2);
             }
+            if avx2 && is_x86_feature_detected!("avxvnni") {
+                found.push(Self::AvxVnni);
+            }
             let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
             if avx2 && wide && is_x86_feature_detected!("avx512dq") {
                 found.push(Self::Avx512);
+                if is_x86_feature_detected!("avx512vnni") {
+                    found.push(Self::Avx512Vnni);
+                }
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -226,7 +243,7 @@ impl Isa {
     /// AVX-512 with `vdpbf16ps`, if this machine has it.
     pub(super) fn native_dot() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
-        if Self::portable().contains(&Self::Avx512) && is_x86_feature_detected!("avx512bf16") {
+        if Self::portable().contains(&Self::Avx512Vnni) && is_x86_feature_detected!("avx512bf16") {
             return Some(Self::Avx512Bf16);
         }
         None
@@ -237,9 +254,9 @@ impl Isa {
         match self {
             Self::Scalar => Scalar::TILE_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::Avx2::TILE_ROWS,
+            Self::Avx2 | Self::AvxVnni => avx2::Avx2::<false>::TILE_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Bf16 => avx512::Avx512::<false>::TILE_ROWS,
+            Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => avx512::Avx512::<false, false>::TILE_ROWS,
             #[cfg(target_arch = "aarch64")]
             Self::Neon => neon::Neon::TILE_ROWS,
         }
@@ -252,7 +269,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => "avx512-vnni",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => "avx512-bf16",
             #[cfg(target_arch = "aarch64")]
@@ -270,9 +291,13 @@ impl Isa {
             match self {
                 Self::Scalar => kernel.run::<Scalar>(part),
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx2 => avx2::run(kernel, part),
+                Self::AvxVnni if K::BYTES => avx2::run_vnni(kernel, part),
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx512 => avx512::run(kernel, part),
+                Self::Avx2 | Self::AvxVnni => avx2::run(kernel, part),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512Vnni if K::BYTES => avx512::run_vnni(kernel, part),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 | Self::Avx512Vnni => avx512::run(kernel, part),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512Bf16 => avx512::run_bf16(kernel, part),
                 #[cfg(target_arch = "aarch64")]

@@ -11,7 +11,7 @@ use super::{Kernel, Lanes, Part};
 use std::arch::aarch64::*;
 
 #[derive(Clone, Copy)]
-pub(in super::super) struct Neon(float32x4_t, float32x4_t, float32x4_t, float32x4_t);
+pub(in super::super) struct Neon(pub(super) float32x4_t, pub(super) float32x4_t, pub(super) float32x4_t, pub(super) float32x4_t);
 
 /// Runs `kernel` with NEON enabled.
 ///

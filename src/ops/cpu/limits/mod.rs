@@ -8,7 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 mod dot;
 
-use super::lanes::{Isa, Kernel, Lanes, Part, WIDTH};
+use super::lanes::{ByteLanes, Isa, Kernel, Lanes, Part, WIDTH};
 use super::memory::{Aligned, at};
 use super::pool::ThreadPool;
 use crate::ops::OpError;
@@ -45,7 +45,7 @@ pub struct LimitRound {
     pub f32_fma_flops: f64,
     /// Operations a second of `vdpbf16ps` (bf16 products added to f32); `None` where the CPU lacks it.
     pub bf16_dot_flops: Option<f64>,
-    /// Operations a second of `vpdpbusd` (8-bit products added to i32); `None` where the CPU lacks it.
+    /// Operations a second of 8-bit products added to i32, by `vpdpbusd` or `vpmaddubsw` and `vpmaddwd`; `None` where the CPU has neither.
     pub int8_dot_ops: Option<f64>,
 }
 
@@ -126,8 +126,7 @@ impl LimitProbe {
 
     #[cfg(target_arch = "x86_64")]
     fn int8_dot(&self) -> Option<f64> {
-        // SAFETY: the feature is there.
-        dot::has_int8().then(|| self.dot(|| unsafe { dot::int8(ITERATIONS) }))
+        dot::int8_products().map(|products| self.dot(|| products(ITERATIONS)))
     }
 
     #[cfg(not(target_arch = "x86_64"))]
@@ -166,7 +165,7 @@ struct Read<'a> {
 
 impl Kernel for Read<'_> {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(&self, part: Part) {
+    unsafe fn run<V: ByteLanes>(&self, part: Part) {
         /// Vectors of a step, each added to a sum of its own: enough that the additions never wait for each other.
         const STREAM: usize = 8;
         let range = part.range(self.values.len() / (STREAM * WIDTH));
@@ -194,7 +193,7 @@ struct MultiplyAdd {
 
 impl Kernel for MultiplyAdd {
     #[inline(always)]
-    unsafe fn run<V: Lanes>(&self, _: Part) {
+    unsafe fn run<V: ByteLanes>(&self, _: Part) {
         // SAFETY: the instruction set is the caller's promise.
         let rate = unsafe {
             // Chains that do not wait for each other. With 32 registers of 16 lanes there are sixteen; where a vector is two registers of
@@ -250,7 +249,7 @@ mod tests {
         assert!(round.read_bytes_per_s > 0.0 && round.f32_fma_flops > 0.0, "{round:?}");
         assert!(round.bf16_dot_flops.is_none_or(|rate| rate > 0.0) && round.int8_dot_ops.is_none_or(|rate| rate > 0.0), "{round:?}");
         #[cfg(target_arch = "x86_64")]
-        assert_eq!((round.bf16_dot_flops.is_some(), round.int8_dot_ops.is_some()), (dot::has_bf16(), dot::has_int8()));
+        assert_eq!((round.bf16_dot_flops.is_some(), round.int8_dot_ops.is_some()), (dot::has_bf16(), dot::int8_products().is_some()));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A start with packed weights is the start without them: the same fingerprint, the same bits.
 
 use super::*;
-use crate::model::openelm::{Decoder, OpenElmConfig};
+use crate::model::openelm::Decoder;
 use crate::model::{ModelFiles, ModelSource};
+use crate::ops::DType;
 use crate::ops::PackedBatch;
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::runner::paged::{RunnerOptions, load};
@@ -55,9 +56,9 @@ struct Start {
 fn start(model: &Path, dtype: DType, weight_cache: Option<&Path>) -> (Start, bool) {
     let files = ModelFiles::open(&ModelSource::Directory(model.to_path_buf()), None).unwrap();
     let (backend, progress) = (CpuBackend::new(CpuKernels::Auto, 2).unwrap(), LoadProgress::default());
-    let weights = Weights::find(&backend, &files.checkpoint, dtype, Place { weight_cache, progress: &progress }).unwrap();
+    let weights = Weights::find(&backend, &files.checkpoint, dtype.into(), Place { weight_cache, progress: &progress }).unwrap();
     let (hash, source) = (weights.hash, weights.source().unwrap());
-    let decoder = Decoder::load(backend, OpenElmConfig::parse(&files.config).unwrap(), &source, 256).unwrap();
+    let decoder = Decoder::load(backend, files.config().unwrap(), &source, 256).unwrap();
     let taken = source.taken;
     let mapped = taken.as_ref().is_some_and(|taken| taken.borrow().from_checkpoint == 0);
     assert_eq!(mapped, progress.now().0 == LoadStage::Verifying, "what is mapped is not packed");

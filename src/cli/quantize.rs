@@ -1,0 +1,106 @@
+//! `openelm-server quantize IN OUT.gguf`: writes a model as one GGUF file with other types of weights.
+
+use crate::config::host::HostResources;
+use crate::model::quantize::{QuantizeOptions, QuantizedTensor, quantize};
+use crate::model::{ModelFiles, ModelSource};
+use crate::ops::{BlockFormat, DType, WeightType};
+use anyhow::{Context as _, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
+
+/// Types that a file can be written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Type {
+    /// 16 bits
+    #[value(name = "bf16")]
+    Bf16,
+    /// 8.5 bits: 32 weights of 8 bits and a scale
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits: 32 weights of 4 bits and a scale
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+/// How the scales of four bits are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Scales {
+    /// The scale with the least squared error, found by trying
+    Search,
+    /// By the largest weight of a block, as at load and in llama.cpp
+    Plain,
+}
+
+/// The command's flags.
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    /// Directory of a Hugging Face checkpoint, or a GGUF file
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// File to write; one that is there is replaced when the new one is whole
+    #[arg(value_name = "OUT.gguf")]
+    output: PathBuf,
+    /// What matrices become; rows that blocks of 32 do not divide stay float32
+    #[arg(long = "type", value_enum, default_value_t = Type::Q8_0)]
+    kind: Type,
+    /// How the scales of q4_0 are chosen
+    #[arg(long, value_enum, default_value_t = Scales::Search)]
+    scales: Scales,
+    /// tokenizer.json or its directory, instead of the model's own
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+}
+
+/// Writes the file, shows how far it is, and prints what became of the tensors.
+pub(super) fn run(options: &Options) -> anyhow::Result<()> {
+    let source =
+        if options.input.is_dir() { ModelSource::Directory(options.input.clone()) } else { ModelSource::File(options.input.clone()) };
+    let files = ModelFiles::open(&source, options.tokenizer.as_deref())?;
+    if options.output.is_dir() {
+        bail!("{}: is a directory; expected the name of a file to write", options.output.display());
+    }
+    if std::fs::canonicalize(&options.output).ok().zip(std::fs::canonicalize(&options.input).ok()).is_some_and(|(out, input)| out == input)
+    {
+        bail!("{}: is the model that is read; expected another file", options.output.display());
+    }
+    let name = options.input.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy());
+    let stored = match options.kind {
+        Type::Bf16 => WeightType::from(DType::Bf16),
+        Type::Q8_0 => BlockFormat::Q8_0.into(),
+        Type::Q4_0 => BlockFormat::Q4_0.into(),
+    };
+    let threads = HostResources::detect().cpus;
+    let bar = ProgressBar::new(files.config()?.tensors().len() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}").context("the template of the progress line")?);
+    let how = QuantizeOptions { stored, search: options.scales == Scales::Search, threads };
+    let tensors = quantize(&files, (&options.output, &name), how, |tensor| {
+        bar.set_message(tensor.name.clone());
+        bar.inc(1);
+    })?;
+    bar.finish_and_clear();
+    super::print(&summary(&tensors, files.checkpoint.bytes()?))
+}
+
+/// What became of the tensors, as a table: one line for each kind of matrix, whose error is the mean over the layers.
+fn summary(tensors: &[QuantizedTensor], source_bytes: u64) -> String {
+    use std::fmt::Write as _;
+    let mut kinds: Vec<(String, Vec<&QuantizedTensor>)> = Vec::new();
+    for tensor in tensors {
+        let kind = tensor.name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".");
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, list)) => list.push(tensor),
+            None => kinds.push((kind, vec![tensor])),
+        }
+    }
+    let mut text = format!("{:<28}{:>8}{:>12}{:>12}{:>18}\n", "tensor", "count", "type", "MB", "relative error");
+    for (kind, list) in kinds {
+        let bytes: u64 = list.iter().map(|tensor| tensor.bytes).sum();
+        let error = list.iter().map(|tensor| tensor.relative_error).sum::<f64>() / list.len() as f64;
+        let (count, stored) = (list.len(), list[0].stored.to_string());
+        let _ = writeln!(text, "{kind:<28}{count:>8}{stored:>12}{:>12.1}{:>17.3}%", bytes as f64 / 1e6, error * 100.0);
+    }
+    let total: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
+    let _ = writeln!(text, "{:.1} MB of weights, {:.1} MB before", total as f64 / 1e6, source_bytes as f64 / 1e6);
+    text
+}

@@ -1,0 +1,232 @@
+//! A model to a GGUF file with other types of weights: what `openelm-server quantize` does.
+//!
+//! Matrices become blocks or bf16; vectors stay f32, and so does what blocks do not divide. One tensor is in memory at a time. Rows are
+//! quantised on several threads; which thread does a row changes nothing.
+
+mod search;
+
+use crate::model::gguf::write::{MetaValue, NewTensor, write};
+use crate::model::gguf::{FileTensor, GgufError, file_tensors, metadata_of};
+use crate::model::{LoadError, ModelFiles};
+use crate::ops::{BLOCK_VALUES, Block, BlockFormat, DType, TensorData, WeightType};
+use half::bf16;
+use std::io::Write;
+use std::path::Path;
+
+/// Number of GGUF's version of its quantised formats.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// How the file is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuantizeOptions {
+    /// What matrices become.
+    pub stored: WeightType,
+    /// Whether scales of `Q4_0` blocks are searched ([`search_q4_0`](search::search_q4_0)) instead of taken by the plain rule.
+    pub search: bool,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// What became of a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// What it is stored as.
+    pub stored: WeightType,
+    /// Bytes in the file.
+    pub bytes: u64,
+    /// Root of the mean squared error over the root of the mean square, against the values of the source.
+    pub relative_error: f64,
+}
+
+/// Why a model was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum QuantizeError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The file cannot be written.
+    #[error("{file}: {problem}")]
+    Write {
+        /// The file.
+        file: String,
+        /// Why.
+        problem: GgufError,
+    },
+    /// A weight that the type cannot hold.
+    #[error("tensor `{tensor}` holds {value}, which {stored} cannot: use bf16")]
+    Range {
+        /// The tensor.
+        tensor: String,
+        /// The first such value.
+        value: f32,
+        /// The type.
+        stored: WeightType,
+    },
+}
+
+impl From<GgufError> for QuantizeError {
+    fn from(problem: GgufError) -> Self {
+        Self::Write { file: String::new(), problem }
+    }
+}
+
+/// Writes `files` as the GGUF file `path`, named `name` inside; `done` is told of every tensor.
+///
+/// # Errors
+/// [`QuantizeError`]; no file is left then, and one that was there stays.
+pub fn quantize(
+    files: &ModelFiles,
+    (path, name): (&Path, &str),
+    options: QuantizeOptions,
+    mut done: impl FnMut(&QuantizedTensor),
+) -> Result<Vec<QuantizedTensor>, QuantizeError> {
+    let config = files.config()?;
+    let named = |error: QuantizeError| match error {
+        QuantizeError::Write { problem, .. } => QuantizeError::Write { file: path.display().to_string(), problem },
+        other => other,
+    };
+    let plan = file_tensors(&config).map_err(QuantizeError::from).map_err(named)?;
+    let tensors: Vec<NewTensor> = plan.iter().map(|tensor| new_tensor(tensor, options.stored)).collect();
+    let documents = (files.tokenizer.as_ref(), files.tokenizer_config.as_ref());
+    let mut metadata = metadata_of(&config, name, documents).map_err(QuantizeError::from).map_err(named)?;
+    metadata.push(("general.file_type".to_owned(), MetaValue::U32(file_type(options.stored))));
+    metadata.push(("general.quantization_version".to_owned(), MetaValue::U32(QUANTIZATION_VERSION)));
+    let mut written = Vec::new();
+    let fill = |index: usize, out: &mut dyn Write| -> Result<(), QuantizeError> {
+        let tensor = encode_tensor(files, &plan[index], (tensors[index].stored, options), out)?;
+        done(&tensor);
+        written.push(tensor);
+        Ok(())
+    };
+    write(path, &metadata, &tensors, fill).map_err(named)?;
+    Ok(written)
+}
+
+/// The number by which GGUF names what most weights are stored as.
+fn file_type(stored: WeightType) -> u32 {
+    match stored {
+        WeightType::Scalar(DType::F32) => 0,
+        WeightType::Scalar(DType::F16) => 1,
+        WeightType::Scalar(DType::Bf16) => 32,
+        WeightType::Blocks(BlockFormat::Q4_0) => 2,
+        WeightType::Blocks(BlockFormat::Q4_1) => 3,
+        WeightType::Blocks(BlockFormat::Q8_0) => 7,
+    }
+}
+
+fn new_tensor(tensor: &FileTensor, stored: WeightType) -> NewTensor {
+    let fits = tensor.shape.len() == 2 && tensor.shape.last().is_some_and(|&cols| stored.row_bytes(cols).is_some());
+    NewTensor { name: tensor.name.clone(), shape: tensor.shape.clone(), stored: if fits { stored } else { DType::F32.into() } }
+}
+
+fn encode_tensor(
+    files: &ModelFiles,
+    tensor: &FileTensor,
+    (stored, options): (WeightType, QuantizeOptions),
+    out: &mut dyn Write,
+) -> Result<QuantizedTensor, QuantizeError> {
+    let missing = || LoadError::MissingTensor { file: files.checkpoint.files(), tensor: tensor.source.clone(), wanted: Vec::new() };
+    let source = files.checkpoint.get(&tensor.source)?.ok_or_else(missing)?;
+    let data = source.data().ok_or_else(missing)?;
+    let threads = options.threads.clamp(1, tensor.rows().max(1));
+    let parts: Vec<Encoded> = std::thread::scope(|scope| {
+        let part = |index: usize| {
+            let rows = tensor.rows() * index / threads..tensor.rows() * (index + 1) / threads;
+            let data = &data;
+            scope.spawn(move || {
+                let mut encoded = Encoded::default();
+                rows.for_each(|row| encoded.add_row(data, tensor.source_row(row), (stored, options.search)));
+                encoded
+            })
+        };
+        let threads: Vec<_> = (0..threads).map(part).collect();
+        threads.into_iter().map(|thread| thread.join().expect("encoding a row does not panic")).collect()
+    });
+    if let Some(value) = parts.iter().find_map(|part| part.beyond) {
+        return Err(QuantizeError::Range { tensor: tensor.name.clone(), value, stored });
+    }
+    for part in &parts {
+        out.write_all(&part.bytes).map_err(GgufError::from)?;
+    }
+    let sum = |of: fn(&Encoded) -> f64| parts.iter().map(of).sum::<f64>();
+    let (error, square) = (sum(|part| part.error), sum(|part| part.square));
+    let relative_error = if square > 0.0 { (error / square).sqrt() } else { 0.0 };
+    let bytes = parts.iter().map(|part| part.bytes.len() as u64).sum();
+    Ok(QuantizedTensor { name: tensor.name.clone(), stored, bytes, relative_error })
+}
+
+/// Some rows as they go into the file.
+#[derive(Default)]
+struct Encoded {
+    bytes: Vec<u8>,
+    /// Sum of squared errors.
+    error: f64,
+    /// Sum of squares.
+    square: f64,
+    /// The first value that the type cannot hold.
+    beyond: Option<f32>,
+}
+
+impl Encoded {
+    fn add_row(&mut self, data: &TensorData<'_>, row: usize, (stored, search): (WeightType, bool)) {
+        let mut values = vec![0.0; data.cols()];
+        data.read(row, 0, &mut values);
+        match stored {
+            WeightType::Scalar(dtype) => {
+                for &value in &values {
+                    self.add_number(value, dtype);
+                }
+            }
+            WeightType::Blocks(format) => {
+                for (index, values) in values.as_chunks::<BLOCK_VALUES>().0.iter().enumerate() {
+                    let is_searched = search && format == BlockFormat::Q4_0 && data.stored() != format.into();
+                    let block =
+                        if is_searched { search::search_q4_0(values, &[1.0; BLOCK_VALUES]) } else { data.block(row, index, format) };
+                    self.add_block(values, &block, format);
+                }
+            }
+        }
+    }
+
+    fn add_number(&mut self, value: f32, dtype: DType) {
+        let stored = match dtype {
+            DType::F32 => {
+                self.bytes.extend(value.to_le_bytes());
+                value
+            }
+            DType::Bf16 => {
+                let stored = bf16::from_f32(value);
+                self.bytes.extend(stored.to_le_bytes());
+                stored.to_f32()
+            }
+            DType::F16 => {
+                let stored = half::f16::from_f32(value);
+                self.bytes.extend(stored.to_le_bytes());
+                stored.to_f32()
+            }
+        };
+        self.count(value, stored);
+    }
+
+    fn add_block(&mut self, values: &[f32; BLOCK_VALUES], block: &Block, format: BlockFormat) {
+        let at = self.bytes.len();
+        self.bytes.resize(at + format.bytes(), 0);
+        format.pack(block, &mut self.bytes[at..]);
+        for (&value, stored) in values.iter().zip(block.values()) {
+            self.count(value, stored);
+        }
+    }
+
+    fn count(&mut self, value: f32, stored: f32) {
+        if !stored.is_finite() {
+            self.beyond.get_or_insert(value);
+        }
+        self.error += f64::from(value - stored).powi(2);
+        self.square += f64::from(value).powi(2);
+    }
+}
+
+#[cfg(test)]
+mod tests;

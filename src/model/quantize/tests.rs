@@ -1,0 +1,74 @@
+//! Files of the golden checkpoints in other types: they load, and compute what the checkpoint itself gives when it is quantised at load.
+
+use super::*;
+use crate::kv_cache::BlockId;
+use crate::model::ModelSource;
+use crate::runner::paged::{RunnerOptions, WeightOptions, load};
+use crate::runner::{ModelRunner as _, ScoreSpec, SequenceSlice, StepBatch};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+fn golden(name: &str) -> ModelFiles {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    ModelFiles::open(&ModelSource::Directory(path), None).unwrap()
+}
+
+fn written(files: &ModelFiles, stored: impl Into<WeightType>, search: bool) -> (TempDir, ModelFiles, Vec<QuantizedTensor>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("model.gguf");
+    let options = QuantizeOptions { stored: stored.into(), search, threads: 3 };
+    let mut told = 0;
+    let tensors = quantize(files, (&path, "test"), options, |_| told += 1).unwrap();
+    assert_eq!(told, tensors.len());
+    (folder, ModelFiles::open(&ModelSource::File(path), None).unwrap(), tensors)
+}
+
+/// Log-probabilities of a sequence, as bits.
+fn scores(files: &ModelFiles, weights: WeightOptions) -> Vec<u32> {
+    let (mut runner, _) = load(files, &RunnerOptions { weights, max_num_batched_tokens: 64, ..RunnerOptions::default() }).unwrap();
+    let tokens: Vec<u32> = (0..48).map(|i| 1 + i * 7 % 380).collect();
+    let blocks = [BlockId(0), BlockId(1)];
+    let score = ScoreSpec { targets: &tokens[1..], top_n: 3 };
+    let slice = SequenceSlice { tokens: &tokens, start: 0, block_table: &blocks, sample: None, score: Some(score) };
+    let outputs = runner.step(&StepBatch { sequences: vec![slice], new_blocks: &[] }).unwrap();
+    outputs[0].scores.iter().map(|score| score.chosen.logprob.to_bits()).collect()
+}
+
+#[test]
+fn a_file_gives_the_bits_of_the_checkpoint_quantised_at_load() {
+    for name in ["tiny-hd64-gqa4", "tiny-hd64-gqa4-bf16"] {
+        let files = golden(name);
+        for format in [BlockFormat::Q8_0, BlockFormat::Q4_0] {
+            let (_folder, file, _) = written(&files, format, false);
+            let at_load = scores(&files, WeightOptions { dtype: None, quantization: Some(format) });
+            assert_eq!(scores(&file, WeightOptions::default()), at_load, "{name} {format}");
+        }
+        let bf16 = WeightOptions { dtype: Some(DType::Bf16), quantization: None };
+        let (_folder, file, _) = written(&files, DType::Bf16, false);
+        assert_eq!(scores(&file, bf16), scores(&files, bf16), "{name} bf16");
+    }
+}
+
+#[test]
+fn searched_scales_lose_less_at_the_same_size() {
+    let files = golden("tiny-hd64-gqa4");
+    let (_folder, _, plain) = written(&files, BlockFormat::Q4_0, false);
+    let (_folder, searched_file, searched) = written(&files, BlockFormat::Q4_0, true);
+    for (plain, searched) in plain.iter().zip(&searched) {
+        assert_eq!((&plain.name, plain.bytes, plain.stored), (&searched.name, searched.bytes, searched.stored));
+        assert!(searched.relative_error <= plain.relative_error, "{}", plain.name);
+    }
+    let of = |tensors: &[QuantizedTensor]| tensors.iter().map(|tensor| tensor.relative_error).sum::<f64>();
+    assert!(of(&searched) < 0.95 * of(&plain), "{} of {}", of(&searched), of(&plain));
+    assert_eq!(scores(&searched_file, WeightOptions::default()).len(), 47);
+}
+
+#[test]
+fn blocks_of_a_file_are_copied_and_what_they_do_not_divide_stays_f32() {
+    let (_first, file, tensors) = written(&golden("tiny-hd32-gqa2"), BlockFormat::Q4_0, true);
+    assert!(tensors.iter().any(|tensor| tensor.name.ends_with("ffn_down.weight") && tensor.stored == DType::F32.into()));
+    assert!(tensors.iter().all(|tensor| tensor.stored != DType::F32.into() || tensor.relative_error == 0.0));
+    let (_second, again, copied) = written(&file, BlockFormat::Q4_0, true);
+    assert!(copied.iter().all(|tensor| tensor.relative_error == 0.0));
+    assert_eq!(scores(&again, WeightOptions::default()), scores(&file, WeightOptions::default()));
+}

@@ -1,0 +1,52 @@
+//! Products of bytes: eight- and four-bit weights times activations of eight bits, summed exactly.
+//!
+//! A lane adds the products of 4 k at a time (a *unit*): with `vpdpbusd` in one instruction, elsewhere in several. Weights are stored
+//! without a sign, as `q + 128` or `q + 8`; activations are signed and never -128. Instructions that want unsigned weights start their sums
+//! at minus the offset times the sum of the activations, which whoever prepares activations knows; the others take the offset off the
+//! weights. Both give the same integers, and at most 32 * 128 * 127 < 2^24 of them, so that f32 holds each exactly.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+use super::Lanes;
+
+/// Sixteen sums of products of bytes.
+///
+/// # Safety
+/// All methods require the instruction set of the type; pointers must be valid for what the method says, of any alignment.
+pub(in super::super) trait ByteLanes: Lanes {
+    /// 4 weights of 8 bits in each of 16 lanes.
+    type Bytes: Copy;
+    /// Sums of their products.
+    type ByteSums: Copy;
+    /// 4 weights of 4 bits in each of 16 lanes.
+    type Nibbles: Copy;
+    /// Sums of their products, of at most 8 units.
+    type NibbleSums: Copy;
+
+    /// Sums before the first product. `correction` is -128 times the sum of the activations that will be added.
+    unsafe fn byte_sums(correction: i32) -> Self::ByteSums;
+    /// Reads 64 weights `q + 128`, lane after lane.
+    unsafe fn load_bytes(from: *const u8) -> Self::Bytes;
+    /// Adds to each lane the products of its 4 weights with the 4 activations at `x`.
+    unsafe fn add_bytes(sums: Self::ByteSums, weights: Self::Bytes, x: *const u32) -> Self::ByteSums;
+    /// The sums, exactly.
+    unsafe fn from_byte_sums(sums: Self::ByteSums) -> Self;
+
+    /// Sums before the first product. `correction` is what will be added to them: -8 times the sum of the activations, or 0.
+    unsafe fn nibble_sums(correction: i32) -> Self::NibbleSums;
+    /// Reads 64 bytes, lane after lane: the weights in their low halves and those in their high ones, from 0 to 15.
+    unsafe fn load_nibbles(from: *const u8) -> (Self::Nibbles, Self::Nibbles);
+    /// Adds to each lane the products of its 4 weights with the 4 activations at `x`.
+    unsafe fn add_nibbles(sums: Self::NibbleSums, weights: Self::Nibbles, x: *const u32) -> Self::NibbleSums;
+    /// The sums and `correction`, exactly.
+    unsafe fn from_nibble_sums(sums: Self::NibbleSums, correction: i32) -> Self;
+
+    /// Writes 16 integers of -127 to 127 as bytes. What becomes of other values is open.
+    unsafe fn store_i8(self, to: *mut u8);
+}

@@ -1,0 +1,64 @@
+"""Weights in 8 and 4 bits: quantised at load, written as GGUF by `quantize`, and both the same; what is refused."""
+
+import pytest
+from harness import GOLDEN, ROOT, Server, run_binary
+
+PROMPT = {"prompt": [1, 5, 9, 200], "max_tokens": 24, "temperature": 0, "ignore_eos": True, "return_token_ids": True, "logprobs": 2}
+NAME = "tiny-hd64-gqa4"
+
+
+def answer(*flags):
+    with Server(*flags, "--skip-tokenizer-init") as server:
+        choice = server.complete(**PROMPT)["choices"][0]
+        return choice["token_ids"], choice["logprobs"]["token_logprobs"], server.log
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_a_quantised_file_answers_as_the_checkpoint_quantised_at_load(kind, tmp_path):
+    file = tmp_path / "small.gguf"
+    done = run_binary("quantize", GOLDEN / NAME, file, "--type", kind, "--scales", "plain")
+    assert done.returncode == 0 and "relative error" in done.stdout and kind in done.stdout, done.stderr
+    from_file = answer("--model", file)
+    at_load = answer("--model", GOLDEN / NAME, "--quantization", kind)
+    assert from_file[:2] == at_load[:2]
+    assert kind in at_load[2], "the log names the type"
+    plain = answer("--model", GOLDEN / NAME, "--dtype", "float32")
+    assert plain[1] != at_load[1], "quantised weights give other numbers"
+
+
+def test_searched_scales_keep_the_size_and_lose_less(tmp_path):
+    sizes, errors = [], []
+    for scales in ("plain", "search"):
+        file = tmp_path / f"{scales}.gguf"
+        done = run_binary("quantize", GOLDEN / NAME, file, "--type", "q4_0", "--scales", scales)
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("blk.ffn_down.weight")]
+        sizes.append(file.stat().st_size)
+        errors.append(float(line.split()[-1].rstrip("%")))
+    assert sizes[0] == sizes[1] and errors[1] < errors[0]
+
+
+def test_the_demo_model_as_a_file_of_its_own_speaks_the_same(tmp_path):
+    """With its tokenizer inside."""
+    file = tmp_path / "demo.gguf"
+    done = run_binary("quantize", ROOT / "models" / "demo", file, "--type", "bf16")
+    assert done.returncode == 0, done.stderr
+    body = {"prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}
+    with Server("--model", file, "--dtype", "bfloat16") as server:
+        text = server.complete(**body)["choices"][0]["text"]
+    with Server("--model", ROOT / "models" / "demo", "--dtype", "bfloat16") as server:
+        assert server.complete(**body)["choices"][0]["text"] == text
+
+
+def test_what_cannot_be_quantised_says_why(tmp_path):
+    done = run_binary("quantize", tmp_path / "none", tmp_path / "out.gguf")
+    assert done.returncode == 1 and "none" in done.stderr and not (tmp_path / "out.gguf").exists()
+    done = run_binary("quantize", GOLDEN / NAME, tmp_path)
+    assert done.returncode == 1 and "is a directory" in done.stderr
+    done = run_binary("quantize", GOLDEN / NAME, tmp_path / "out.gguf", "--type", "q3")
+    assert done.returncode == 2 and "q8_0" in done.stderr
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)
+    done = run_binary("serve", "--model", tmp_path / "broken.gguf")
+    assert done.returncode == 1 and "broken.gguf" in done.stderr
+    done = run_binary("serve", "--quantization", "q5_0")
+    assert done.returncode == 2 and "quantization" in done.stderr and "q8_0" in done.stderr
