@@ -62,7 +62,13 @@ ROWS = {
 # What other targets hold for weights in blocks: ratios on Intel and AMD, shares of the limit, seconds to the first token.
 BLOCK_TARGETS = {
     "q8_0": {"decode_1": (1.75, 1.15), "decode_16": (6, 4.3), "prefill_512": (4.3, 2.7), "http_16_rate": (5, 3.2), "http_16_ttft": (4, 3)},
-    "q4_0": {"decode_1": (1.6, 1.0), "decode_16": (4.2, 3.1), "prefill_512": (2.7, 2.1), "http_16_rate": (3.6, 2.2), "http_16_ttft": (3, 2.5)},
+    "q4_0": {
+        "decode_1": (1.6, 1.0),
+        "decode_16": (4.2, 3.1),
+        "prefill_512": (2.7, 2.1),
+        "http_16_rate": (3.6, 2.2),
+        "http_16_ttft": (3, 2.5),
+    },
 }
 BLOCK_SHARES = {"decode_1": 0.88, "decode_16": None, "prefill_512": 0.55}
 BLOCK_START_S = 0.8
@@ -75,10 +81,7 @@ def rows_of(weights):
     rows = dict(ROWS)
     for key, (intel, amd) in BLOCK_TARGETS[weights].items():
         is_time = key == "http_16_ttft"
-        ratio = {
-            vendor: Bound(1 / factor if is_time else factor, at_most=is_time)
-            for vendor, factor in (("intel", intel), ("amd", amd))
-        }
+        ratio = {vendor: Bound(1 / factor if is_time else factor, at_most=is_time) for vendor, factor in (("intel", intel), ("amd", amd))}
         share = BLOCK_SHARES.get(key)
         rows[key] = replace(rows[key], ratio=ratio, share=Bound(share) if share else None)
     rows["start"] = replace(rows["start"], value=Bound(BLOCK_START_S, at_most=True))
@@ -135,9 +138,10 @@ def head(results):
     machine, versions = results["machine"], results["versions"]
     memory = f"{machine['memory_bytes'] / 2**30:.1f} GiB"
     flags, agreement = results["peer_flags"], results["agreement"]
+    weights, rounds = results.get("weights", "bf16"), count(results["rounds"])
     return [
         f"{versions['openelm-server']} ({results['kernels'] or 'kernels not asked'}) and {versions['peer']}",
-        f"random weights of OpenELM-{results['size']} in {results.get('weights', 'bf16')}, {count(results['rounds'])} in turn, {results['date']}",
+        f"random weights of OpenELM-{results['size']} in {weights}, {rounds} in turn, {results['date']}",
         f"{machine['cpu']} ({machine['id']}), {machine['cores']} cores, {memory}; {results['threads']} threads each",
         f"llama.cpp with its defaults{' and ' + flags if flags else ''}; prompts over HTTP are token ids, the same for both",
         others(results["foreign_cores"]),
