@@ -60,9 +60,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     if options.output.is_dir() {
         bail!("{}: is a directory; expected the name of a file to write", options.output.display());
     }
-    if std::fs::canonicalize(&options.output).ok().zip(std::fs::canonicalize(&options.input).ok()).is_some_and(|(out, input)| out == input)
-    {
-        bail!("{}: is the model that is read; expected another file", options.output.display());
+    let real = |path: &PathBuf| std::fs::canonicalize(path).ok();
+    if real(&options.output).zip(real(&options.input)).is_some_and(|(out, input)| out.starts_with(input)) {
+        bail!("{}: belongs to the model that is read; expected a new file", options.output.display());
     }
     let name = options.input.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy());
     let stored = match options.kind {
@@ -71,10 +71,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         Type::Q4_0 => BlockFormat::Q4_0.into(),
     };
     let threads = HostResources::detect().cpus;
-    let bar = ProgressBar::new(files.config()?.tensors().len() as u64);
+    let bar = ProgressBar::new(1);
     bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}").context("the template of the progress line")?);
     let how = QuantizeOptions { stored, search: options.scales == Scales::Search, threads };
-    let tensors = quantize(&files, (&options.output, &name), how, |tensor| {
+    let tensors = quantize(&files, (&options.output, &name), how, |tensor, total| {
+        bar.set_length(total as u64);
         bar.set_message(tensor.name.clone());
         bar.inc(1);
     })?;

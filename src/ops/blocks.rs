@@ -87,8 +87,13 @@ impl BlockFormat {
     }
 
     /// The block nearest to `values` by the plain rule of the format: the largest magnitude (`Q4_1`: smallest and largest value) becomes the
-    /// end of the range, everything else is rounded. A scale beyond f16 becomes infinite; see [`Block::is_finite`].
+    /// end of the range, everything else is rounded. A scale beyond f16 becomes infinite, and a value that is no
+    /// finite number makes it NaN; see [`Block::is_finite`].
     pub fn quantize(self, values: &[f32; BLOCK_VALUES]) -> Block {
+        if values.iter().any(|value| !value.is_finite()) {
+            // No integer says it.
+            return Block { scale: f16::NAN, minimum: f16::ZERO, q: [0; BLOCK_VALUES] };
+        }
         match self {
             Self::Q8_0 => {
                 let largest = values.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
@@ -114,9 +119,10 @@ impl BlockFormat {
     }
 }
 
-/// `1 / scale`, 0 for a block of zeros.
+/// `1 / scale`, 0 for a block of zeros or of what is too small to divide by.
 fn inverse(scale: f32) -> f32 {
-    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+    let inverse = 1.0 / scale;
+    if inverse.is_finite() { inverse } else { 0.0 }
 }
 
 impl std::fmt::Display for BlockFormat {
@@ -212,6 +218,17 @@ mod tests {
             values[3] = 1e9;
             assert!(!format.quantize(&values).is_finite(), "{format}");
             assert!(format.quantize(&block(1)).is_finite());
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                values[3] = bad;
+                assert!(!format.quantize(&values).is_finite(), "{format} {bad}");
+            }
+            for tiny in [1e-39, -1e-39, 1e-45, -1e-38] {
+                values = [tiny / 3.0; BLOCK_VALUES];
+                values[3] = tiny;
+                let block = format.quantize(&values);
+                assert!(block.is_finite() && block.q.iter().all(|q| format.range().contains(q)), "{format} {tiny}");
+                assert!(block.values().iter().all(|v| v.abs() < 1e-6));
+            }
         }
     }
 }

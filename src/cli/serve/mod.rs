@@ -15,6 +15,7 @@ use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::engine::{Engine, EngineHandle};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadProgress, ModelFiles};
+use crate::ops::WeightType;
 use crate::ops::cpu::CpuBackend;
 use crate::runner::paged::{self, ModelInfo, PagedRunner};
 use crate::server::{self, AppState, ModelCard, ServerOptions};
@@ -143,7 +144,9 @@ fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> any
 }
 
 fn log_model(config: &Config, files: &ModelFiles, info: &ModelInfo, text: &Text) {
-    let is_lowered = config.quantization == config::Quantization::None && info.weight_types.first() != Some(&info.checkpoint_type);
+    let is_number = |stored: &WeightType| matches!(stored, WeightType::Scalar(_));
+    let most = info.weight_types.first().filter(|stored| is_number(stored));
+    let is_lowered = is_number(&info.checkpoint_type) && most.is_some_and(|most| *most != info.checkpoint_type);
     if config.dtype == config::Dtype::Auto && is_lowered {
         tracing::info!(from = %info.checkpoint_type, to = info.weights(), "weights are lowered; --dtype float32 keeps them");
     }

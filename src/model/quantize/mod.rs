@@ -5,9 +5,10 @@
 
 mod search;
 
-use crate::model::gguf::write::{MetaValue, NewTensor, write};
+use crate::model::gguf::write::{MetaValue, Metadata, NewTensor, write};
 use crate::model::gguf::{FileTensor, GgufError, file_tensors, metadata_of};
-use crate::model::{LoadError, ModelFiles};
+use crate::model::openelm::OpenElmConfig;
+use crate::model::{GenerationDefaults, LoadError, ModelFiles};
 use crate::ops::{BLOCK_VALUES, Block, BlockFormat, DType, TensorData, WeightType};
 use half::bf16;
 use std::io::Write;
@@ -54,8 +55,8 @@ pub enum QuantizeError {
         /// Why.
         problem: GgufError,
     },
-    /// A weight that the type cannot hold.
-    #[error("tensor `{tensor}` holds {value}, which {stored} cannot: use bf16")]
+    /// A weight that the type cannot hold, or that is no finite number.
+    #[error("tensor `{tensor}` has the weight {value}, which {stored} cannot hold")]
     Range {
         /// The tensor.
         tensor: String,
@@ -72,7 +73,7 @@ impl From<GgufError> for QuantizeError {
     }
 }
 
-/// Writes `files` as the GGUF file `path`, named `name` inside; `done` is told of every tensor.
+/// Writes `files` as the GGUF file `path`, named `name` inside; `done` is told of every tensor, and how many there will be.
 ///
 /// # Errors
 /// [`QuantizeError`]; no file is left then, and one that was there stays.
@@ -80,9 +81,9 @@ pub fn quantize(
     files: &ModelFiles,
     (path, name): (&Path, &str),
     options: QuantizeOptions,
-    mut done: impl FnMut(&QuantizedTensor),
+    mut done: impl FnMut(&QuantizedTensor, usize),
 ) -> Result<Vec<QuantizedTensor>, QuantizeError> {
-    let config = files.config()?;
+    let config = config_of(files)?;
     let named = |error: QuantizeError| match error {
         QuantizeError::Write { problem, .. } => QuantizeError::Write { file: path.display().to_string(), problem },
         other => other,
@@ -91,17 +92,37 @@ pub fn quantize(
     let tensors: Vec<NewTensor> = plan.iter().map(|tensor| new_tensor(tensor, options.stored)).collect();
     let documents = (files.tokenizer.as_ref(), files.tokenizer_config.as_ref());
     let mut metadata = metadata_of(&config, name, documents).map_err(QuantizeError::from).map_err(named)?;
+    if let Some(template) = &files.chat_template {
+        set_template(&mut metadata, &template.bytes);
+    }
     metadata.push(("general.file_type".to_owned(), MetaValue::U32(file_type(options.stored))));
     metadata.push(("general.quantization_version".to_owned(), MetaValue::U32(QUANTIZATION_VERSION)));
     let mut written = Vec::new();
     let fill = |index: usize, out: &mut dyn Write| -> Result<(), QuantizeError> {
         let tensor = encode_tensor(files, &plan[index], (tensors[index].stored, options), out)?;
-        done(&tensor);
+        done(&tensor, tensors.len());
         written.push(tensor);
         Ok(())
     };
     write(path, &metadata, &tensors, fill).map_err(named)?;
     Ok(written)
+}
+
+/// The configuration, with the ends of texts that the server would use: `generation_config.json` comes before `config.json`.
+fn config_of(files: &ModelFiles) -> Result<OpenElmConfig, LoadError> {
+    let mut config = files.config()?;
+    let generation = files.generation_config.as_ref().map(GenerationDefaults::parse).transpose()?;
+    if let Some(ids) = generation.and_then(|generation| generation.eos_token_ids) {
+        config.eos_token_ids = ids;
+    }
+    Ok(config)
+}
+
+/// `chat_template.jinja` comes before the template in `tokenizer_config.json`, as in the server.
+fn set_template(metadata: &mut Metadata, template: &[u8]) {
+    const KEY: &str = "tokenizer.chat_template";
+    metadata.retain(|(key, _)| key != KEY);
+    metadata.push((KEY.to_owned(), MetaValue::Text(String::from_utf8_lossy(template).into_owned())));
 }
 
 /// The number by which GGUF names what most weights are stored as.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kv_cache::BlockId;
-use crate::model::ModelSource;
+use crate::model::{Document, ModelSource};
 use crate::runner::paged::{RunnerOptions, WeightOptions, load};
 use crate::runner::{ModelRunner as _, ScoreSpec, SequenceSlice, StepBatch};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ fn written(files: &ModelFiles, stored: impl Into<WeightType>, search: bool) -> (
     let path: PathBuf = folder.path().join("model.gguf");
     let options = QuantizeOptions { stored: stored.into(), search, threads: 3 };
     let mut told = 0;
-    let tensors = quantize(files, (&path, "test"), options, |_| told += 1).unwrap();
+    let tensors = quantize(files, (&path, "test"), options, |_, total| told += usize::from(total > 0)).unwrap();
     assert_eq!(told, tensors.len());
     (folder, ModelFiles::open(&ModelSource::File(path), None).unwrap(), tensors)
 }
@@ -47,6 +47,35 @@ fn a_file_gives_the_bits_of_the_checkpoint_quantised_at_load() {
         let (_folder, file, _) = written(&files, DType::Bf16, false);
         assert_eq!(scores(&file, bf16), scores(&files, bf16), "{name} bf16");
     }
+}
+
+#[test]
+fn the_template_and_the_ends_of_texts_are_those_of_the_server() {
+    let mut files = ModelFiles::open(&ModelSource::Embedded, None).unwrap();
+    let document = |text: &str| Document { name: "x".to_owned(), bytes: text.as_bytes().to_vec().into() };
+    files.chat_template = Some(document("{{ messages }}"));
+    files.generation_config = Some(document("{\"eos_token_id\": [2, 7]}"));
+    let (_folder, file, _) = written(&files, BlockFormat::Q8_0, false);
+    let config = String::from_utf8(file.tokenizer_config.unwrap().bytes.into_owned()).unwrap();
+    assert!(config.contains("{{ messages }}"), "{config}");
+    assert_eq!(OpenElmConfig { eos_token_ids: vec![2, 7], ..files.config().unwrap() }, {
+        let path = _folder.path().join("model.gguf");
+        ModelFiles::open(&ModelSource::File(path), None).unwrap().config().unwrap()
+    });
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor() {
+    let files = golden("tiny-hd64-gqa4-bf16");
+    let data = [f32::NAN; 64];
+    let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let tensor = TensorData::new(DType::F32, 1, 64, &bytes).unwrap();
+    for stored in [WeightType::from(BlockFormat::Q8_0), BlockFormat::Q4_0.into(), DType::Bf16.into()] {
+        let mut encoded = Encoded::default();
+        encoded.add_row(&tensor, 0, (stored, true));
+        assert!(encoded.beyond.is_some_and(f32::is_nan), "{stored}");
+    }
+    assert!(files.config().is_ok());
 }
 
 #[test]

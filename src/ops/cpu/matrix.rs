@@ -237,7 +237,8 @@ fn pack_blocks(source: &TensorData<'_>, format: BlockFormat, (rows, panel): (Mat
             if !block.is_finite() {
                 let mut values = [0.0; BLOCK_VALUES];
                 source.read(row, index * BLOCK_VALUES, &mut values);
-                let value = values.into_iter().fold(0.0_f32, |a, v| if v.abs() <= a.abs() { a } else { v });
+                let largest = values.into_iter().fold(0.0_f32, |a, v| if v.abs() > a.abs() { v } else { a });
+                let value = values.into_iter().find(|value| !value.is_finite()).unwrap_or(largest);
                 return Err(OpError::Range { value, stored: format.into() });
             }
             scatter_block(format, &block, lane, out);

@@ -173,7 +173,7 @@ pub(super) fn load_on<B: Backend>(
         let wanted = format!("from 1 to {MAX_POSITIONS}");
         return Err(LoadError::Option { flag: "max-model-len", found: max_model_len.to_string(), wanted });
     }
-    let needs = needs(&config, plan.bytes, kv_dtype, max_model_len, options);
+    let needs = needs(&config, &plan, kv_dtype, max_model_len, options);
     let limits = RunnerLimits {
         num_blocks: num_blocks(needs, options)?,
         block_size: options.block_size,
@@ -229,11 +229,14 @@ fn check_options(options: &RunnerOptions) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn needs(config: &OpenElmConfig, weight_bytes: u64, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {
+fn needs(config: &OpenElmConfig, plan: &Plan, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {
     let rows = options.max_num_batched_tokens as u64;
+    // Bytes are staged as f32 and have factors; beside them there may be matrices that read f32.
+    let has_blocks = plan.types.iter().any(|stored| matches!(stored, WeightType::Blocks(_)));
+    let bytes_per_value = if has_blocks { 9 } else { 4 };
     Needs {
-        weight_bytes,
-        workspace_bytes: rows * workspace_values_per_row(config) as u64 * 4 + rows.min(32) * config.vocab_size as u64 * 12,
+        weight_bytes: plan.bytes,
+        workspace_bytes: rows * workspace_values_per_row(config) as u64 * bytes_per_value + rows.min(32) * config.vocab_size as u64 * 12,
         block_bytes: (config.kv_values_per_token() * kv_dtype.bytes() * options.block_size) as u64,
         max_model_len,
     }

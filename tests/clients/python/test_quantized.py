@@ -1,5 +1,7 @@
 """Weights in 8 and 4 bits: quantised at load, written as GGUF by `quantize`, and both the same; what is refused."""
 
+import shutil
+
 import pytest
 from harness import GOLDEN, ROOT, Server, run_binary
 
@@ -55,6 +57,11 @@ def test_what_cannot_be_quantised_says_why(tmp_path):
     assert done.returncode == 1 and "none" in done.stderr and not (tmp_path / "out.gguf").exists()
     done = run_binary("quantize", GOLDEN / NAME, tmp_path)
     assert done.returncode == 1 and "is a directory" in done.stderr
+    copy = tmp_path / "model"
+    shutil.copytree(GOLDEN / NAME, copy)
+    before = (copy / "model.safetensors").read_bytes()
+    done = run_binary("quantize", copy, copy / "model.safetensors")
+    assert done.returncode == 1 and "belongs to the model" in done.stderr and (copy / "model.safetensors").read_bytes() == before
     done = run_binary("quantize", GOLDEN / NAME, tmp_path / "out.gguf", "--type", "q3")
     assert done.returncode == 2 and "q8_0" in done.stderr
     (tmp_path / "broken.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)
