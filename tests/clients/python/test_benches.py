@@ -95,7 +95,7 @@ def test_results_are_written_after_each_round(compare, tmp_path, monkeypatch):
 
     class Session(compare.Session):
         def __init__(self):
-            self.size, self.rounds, self.threads, self.peer_flags = "270M", 2, 2, []
+            self.size, self.weights, self.rounds, self.threads, self.peer_flags = "270M", "bf16", 2, 2, []
             self.commands, self.rows, self.foreign_cores, self.kernels, self.agreement = [], {}, [], None, None
             self.raw, self.machine = [{"report": {"version": "1.2.3"}}], {}
 
