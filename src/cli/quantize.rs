@@ -32,7 +32,7 @@ enum Scales {
     Plain,
 }
 
-/// The command's flags.
+// No doc comment here: it would replace the command's own description.
 #[derive(Args, Debug)]
 pub(super) struct Options {
     /// Directory of a Hugging Face checkpoint, or a GGUF file
@@ -57,8 +57,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let source =
         if options.input.is_dir() { ModelSource::Directory(options.input.clone()) } else { ModelSource::File(options.input.clone()) };
     let files = ModelFiles::open(&source, options.tokenizer.as_deref())?;
-    if options.output.is_dir() {
-        bail!("{}: is a directory; expected the name of a file to write", options.output.display());
+    if std::fs::metadata(&options.output).is_ok_and(|found| !found.is_file()) {
+        bail!("{}: is a directory or a device; expected the name of a file to write", options.output.display());
     }
     let real = |path: &PathBuf| std::fs::canonicalize(path).ok();
     if real(&options.output).zip(real(&options.input)).is_some_and(|(out, input)| out.starts_with(input)) {
@@ -80,7 +80,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         bar.inc(1);
     })?;
     bar.finish_and_clear();
-    super::print(&summary(&tensors, files.checkpoint.bytes()?))
+    let mut text = summary(&tensors, files.checkpoint.bytes()?);
+    if files.tokenizer.is_none() {
+        text.push_str("without a tokenizer: the model has none, --tokenizer names one\n");
+    }
+    super::print(&text)
 }
 
 /// What became of the tensors, as a table: one line for each kind of matrix, whose error is the mean over the layers.

@@ -1,8 +1,8 @@
 //! GGUF files: llama.cpp's format of a model in one file, with weights, configuration and tokenizer.
 //!
-//! [`crate::model::files`] opens them. A file is untrusted: [`open`] takes any bytes and gives a model or an error that names what is wrong.
+//! [`crate::model::files`] opens them. A file is untrusted: `open` takes any bytes and gives a model or an error that names what is wrong.
 //! The parts in the order of reading: [`file`](self) its structure, `config` the model it describes, `tensors` where the model's tensors lie,
-//! `tokenizer` its tokenizer as the JSON that everything else reads. [`write`] makes such files.
+//! `tokenizer` its tokenizer as the JSON that everything else reads. [`mod@write`] makes such files.
 //!
 //! **Architecture invariant:** no memory is taken for a number that a file claims; what is taken is bounded by the bytes that are there.
 //! Tensors stay where they lie until they are asked for.

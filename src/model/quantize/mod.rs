@@ -22,7 +22,7 @@ const QUANTIZATION_VERSION: u32 = 2;
 pub struct QuantizeOptions {
     /// What matrices become.
     pub stored: WeightType,
-    /// Whether scales of `Q4_0` blocks are searched ([`search_q4_0`](search::search_q4_0)) instead of taken by the plain rule.
+    /// Whether scales of `Q4_0` blocks are searched (`search`) instead of taken by the plain rule.
     pub search: bool,
     /// Threads.
     pub threads: usize,

@@ -167,6 +167,9 @@ pub(super) fn load_on<B: Backend>(
     check_options(options)?;
     let config = files.config()?;
     let plan = Plan::new(files, &config, options.weights)?;
+    if let (Some(asked), None) = (options.weights.quantization, plan.storage.quantization) {
+        tracing::warn!(%asked, "--quantization changes nothing: the matrices are in blocks already, or blocks of 32 do not divide their rows");
+    }
     let (storage, kv_dtype) = (plan.storage, options.kv_cache_dtype.unwrap_or(plan.storage.dtype));
     let max_model_len = options.max_model_len.unwrap_or(config.max_context_length);
     if max_model_len == 0 || max_model_len > MAX_POSITIONS {

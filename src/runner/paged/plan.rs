@@ -39,6 +39,7 @@ impl Plan {
         let storage = Storage { dtype, quantization: options.quantization };
         let mut plan = Self { storage, checkpoint_type, types: Vec::new(), bytes: 0, not_quantised: 0 };
         let mut weights: Vec<(WeightType, u64)> = Vec::new();
+        let mut is_quantised = false;
         for (name, shape, _) in config.tensors() {
             let [rows, cols] = *shape else {
                 plan.bytes += shape.iter().map(|&n| n as u64 * 4).sum::<u64>();
@@ -47,11 +48,16 @@ impl Plan {
             let found = files.checkpoint.get(&name)?.map_or(checkpoint_type, |tensor| tensor.weight_type());
             let stored = storage.of(found, cols);
             plan.bytes += rows as u64 * stored.row_bytes(cols).unwrap_or(0) as u64;
+            is_quantised |= matches!((found, stored), (WeightType::Scalar(_), WeightType::Blocks(_)));
             plan.not_quantised += usize::from(options.quantization.is_some() && matches!(stored, WeightType::Scalar(_)));
             match weights.iter_mut().find(|(known, _)| *known == stored) {
                 Some((_, count)) => *count += (rows * cols) as u64,
                 None => weights.push((stored, (rows * cols) as u64)),
             }
+        }
+        if !is_quantised {
+            // What changes nothing must not change the fingerprint or the name of packed weights.
+            plan.storage.quantization = None;
         }
         weights.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         plan.types = weights.into_iter().map(|(stored, _)| stored).collect();

@@ -57,6 +57,8 @@ def test_what_cannot_be_quantised_says_why(tmp_path):
     assert done.returncode == 1 and "none" in done.stderr and not (tmp_path / "out.gguf").exists()
     done = run_binary("quantize", GOLDEN / NAME, tmp_path)
     assert done.returncode == 1 and "is a directory" in done.stderr
+    done = run_binary("quantize", GOLDEN / NAME, "/dev/null")
+    assert done.returncode == 1 and "device" in done.stderr
     copy = tmp_path / "model"
     shutil.copytree(GOLDEN / NAME, copy)
     before = (copy / "model.safetensors").read_bytes()
@@ -67,5 +69,13 @@ def test_what_cannot_be_quantised_says_why(tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)
     done = run_binary("serve", "--model", tmp_path / "broken.gguf")
     assert done.returncode == 1 and "broken.gguf" in done.stderr
+    file = tmp_path / "small.gguf"
+    assert run_binary("quantize", GOLDEN / NAME, file, "--type", "q8_0").returncode == 0
+    with (
+        Server("--model", file, "--skip-tokenizer-init") as plain,
+        Server("--model", file, "--skip-tokenizer-init", "--quantization", "q4_0") as asked,
+    ):
+        assert "changes nothing" in asked.log and "changes nothing" not in plain.log
+        assert plain.complete(**PROMPT)["system_fingerprint"] == asked.complete(**PROMPT)["system_fingerprint"]
     done = run_binary("serve", "--quantization", "q5_0")
     assert done.returncode == 2 and "quantization" in done.stderr and "q8_0" in done.stderr
