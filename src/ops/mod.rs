@@ -228,8 +228,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Causal attention of every row over its sequence's pages, scaled by `1 / sqrt(head_dim)`: `[rows, q | k | v] -> [rows, q]`.
     fn paged_attention(&self, qkv: &Self::Buffer, shape: AttentionShape, batch: &PackedBatch, pages: &Self::Pages, out: Target<'_, Self>);
 
-    /// `out[i] = x[rows[i]] @ head^T` to host memory, `[rows.len(), vocabulary]`.
-    fn logits(&self, head: &Self::Matrix, x: &Self::Operand, rows: &[u32], out: &mut [f32]);
+    /// `out[i] = x[rows[i]] @ head^T` to host memory, `[rows.len(), vocabulary]`. Where these are not all rows of `x`, they are put together
+    /// in `room`, an operand as `x` with room for them.
+    fn logits(&self, head: &Self::Matrix, x: &Self::Operand, chosen: (&[u32], &mut Self::Operand), out: &mut [f32]);
 
     /// Runs `task(0..count)`, possibly in parallel on the backend's threads: host work of a step such as sampling.
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync));

@@ -215,7 +215,7 @@ impl Backend for ReferenceBackend {
         }
     }
 
-    fn logits(&self, head: &PlainMatrix, x: &Vec<f32>, rows: &[u32], out: &mut [f32]) {
+    fn logits(&self, head: &PlainMatrix, x: &Vec<f32>, (rows, _): (&[u32], &mut Vec<f32>), out: &mut [f32]) {
         let chosen: Vec<f32> = rows.iter().flat_map(|&row| &x[row as usize * head.cols..][..head.cols]).copied().collect();
         out.copy_from_slice(&head.times(&chosen, rows.len()));
     }

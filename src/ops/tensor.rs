@@ -102,12 +102,24 @@ pub enum RowOrder {
 }
 
 impl RowOrder {
+    /// Where row `row` of the matrix is stored.
     fn stored_row(self, row: usize) -> usize {
         match self {
             Self::Plain => row,
             Self::InterleavedHalves { head_dim } => {
                 let (head, i) = (row / head_dim, row % head_dim);
                 head * head_dim + 2 * (i % (head_dim / 2)) + i / (head_dim / 2)
+            }
+        }
+    }
+
+    /// The row of the matrix that is stored as row `stored`.
+    pub fn row_of(self, stored: usize) -> usize {
+        match self {
+            Self::Plain => stored,
+            Self::InterleavedHalves { head_dim } => {
+                let (head, i) = (stored / head_dim, stored % head_dim);
+                head * head_dim + i / 2 + (i % 2) * (head_dim / 2)
             }
         }
     }
@@ -183,14 +195,16 @@ impl<'a> TensorData<'a> {
         self.parts.iter().map(|part| part.bytes.as_ref())
     }
 
+    /// The part that holds `row`, and which of its rows that is.
     fn part(&self, mut row: usize) -> (&TensorRows<'a>, usize) {
-        for part in &self.parts {
-            if row < part.rows {
-                return (part, row);
+        let part = self.parts.iter().find(|part| {
+            let is_here = row < part.rows;
+            if !is_here {
+                row -= part.rows;
             }
-            row -= part.rows;
-        }
-        panic!("row beyond the {} of the matrix", self.rows);
+            is_here
+        });
+        (part.expect("the row is one of the matrix"), row)
     }
 
     /// Widens values of one row, from column `from` on, to f32. In blocks, `from` and the number of values are multiples of 32.
@@ -272,6 +286,16 @@ mod tests {
         assert_eq!(matrix.block(5, 0, BlockFormat::Q8_0).q, [7; BLOCK_VALUES]);
         assert_eq!(matrix.block(5, 0, BlockFormat::Q4_0), BlockFormat::Q4_0.quantize(&[7.0; BLOCK_VALUES]));
         assert!(TensorData::stacked(16, parts()).is_none() && TensorData::stacked(16, Vec::new()).is_none());
+    }
+
+    #[test]
+    fn an_order_can_be_undone() {
+        for order in [RowOrder::Plain, RowOrder::InterleavedHalves { head_dim: 6 }, RowOrder::InterleavedHalves { head_dim: 64 }] {
+            assert!(
+                (0..192).all(|row| order.row_of(order.stored_row(row)) == row && order.stored_row(order.row_of(row)) == row),
+                "{order:?}"
+            );
+        }
     }
 
     #[test]

@@ -29,14 +29,7 @@ impl FileTensor {
 
     /// The row of [`Self::source`] that is row `row` in the file.
     pub fn source_row(&self, row: usize) -> usize {
-        self.first_row
-            + match self.order {
-                RowOrder::Plain => row,
-                RowOrder::InterleavedHalves { head_dim } => {
-                    let (head, i) = (row / head_dim, row % head_dim);
-                    head * head_dim + i / 2 + (i % 2) * (head_dim / 2)
-                }
-            }
+        self.first_row + self.order.row_of(row)
     }
 }
 

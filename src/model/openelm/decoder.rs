@@ -47,6 +47,8 @@ pub struct Workspace<B: Backend> {
     attended: B::Operand,
     /// `[rows, f]`.
     activated: B::Operand,
+    /// Rows of `normed` whose logits are wanted, where not all are.
+    chosen: B::Operand,
     /// Where the time went.
     profile: StepProfile,
 }
@@ -61,7 +63,7 @@ impl<B: Backend> Workspace<B> {
 /// f32 values a row of the workspace takes.
 pub(crate) fn workspace_values_per_row(config: &OpenElmConfig) -> usize {
     let widest = |width: fn(&OpenElmConfig, usize) -> usize| (0..config.layers.len()).map(|i| width(config, i)).max().unwrap_or(0);
-    2 * config.model_dim
+    3 * config.model_dim
         + widest(|c, i| c.attention(i).qkv_width())
         + widest(|c, i| c.layers[i].q_heads * c.head_dim)
         + widest(|c, i| c.layers[i].ffn_dim)
@@ -108,6 +110,7 @@ impl<B: Backend> Decoder<B> {
             qkv: self.backend.buffer(rows, widest(&|l| l.shape.qkv_width()))?,
             attended: operand(widest(&|l| l.shape.q_heads * l.shape.head_dim))?,
             activated: operand(widest(&|l| l.ffn_dim))?,
+            chosen: operand(d)?,
             profile: StepProfile::default(),
         })
     }
@@ -180,7 +183,7 @@ impl<B: Backend> Decoder<B> {
     /// Logits of chosen rows of the last [`Self::forward`]: `[chosen.len(), vocab]`.
     pub fn logits(&self, ws: &mut Workspace<B>, chosen: &[u32], out: &mut [f32]) {
         ws.profile.start();
-        self.backend.logits(self.head(), &ws.normed, chosen, out);
+        self.backend.logits(self.head(), &ws.normed, (chosen, &mut ws.chosen), out);
         ws.profile.lap(StepOp::Head);
     }
 }

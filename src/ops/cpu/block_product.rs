@@ -27,7 +27,7 @@ const UNIT_BYTES: usize = 4 * PANEL;
 pub(super) const SCALES_BYTES: usize = 2 * PANEL;
 
 /// Bytes of the integers of a block of a panel.
-pub(super) fn quant_bytes(format: BlockFormat) -> usize {
+pub(super) const fn quant_bytes(format: BlockFormat) -> usize {
     match format {
         BlockFormat::Q8_0 => 8 * UNIT_BYTES,
         BlockFormat::Q4_0 | BlockFormat::Q4_1 => 4 * UNIT_BYTES,
@@ -35,8 +35,8 @@ pub(super) fn quant_bytes(format: BlockFormat) -> usize {
 }
 
 /// Bytes of a block of a panel.
-pub(super) fn block_bytes(format: BlockFormat) -> usize {
-    quant_bytes(format) + if format == BlockFormat::Q4_1 { 2 * SCALES_BYTES } else { SCALES_BYTES }
+pub(super) const fn block_bytes(format: BlockFormat) -> usize {
+    quant_bytes(format) + if matches!(format, BlockFormat::Q4_1) { 2 * SCALES_BYTES } else { SCALES_BYTES }
 }
 
 /// What is added to the products of a block of activations with `scale` and `sum`: minus the offset of the weights times the sum, as an
@@ -71,11 +71,7 @@ pub(super) struct Blocks<B>(PhantomData<B>);
 
 impl<B: BlockProduct> Product for Blocks<B> {
     const BLOCK_INPUTS: usize = BLOCK_VALUES;
-    const BLOCK_BYTES: usize = match B::FORMAT {
-        BlockFormat::Q8_0 => 8 * UNIT_BYTES + SCALES_BYTES,
-        BlockFormat::Q4_0 => 4 * UNIT_BYTES + SCALES_BYTES,
-        BlockFormat::Q4_1 => 4 * UNIT_BYTES + 2 * SCALES_BYTES,
-    };
+    const BLOCK_BYTES: usize = block_bytes(B::FORMAT);
 
     #[inline(always)]
     unsafe fn tile<V: ByteLanes, const R: usize, const H: usize>(input: TileInput, half: usize, mut prefetch: Prefetch, out: &mut Sums) {
@@ -97,10 +93,8 @@ impl<B: BlockProduct> Product for Blocks<B> {
 
 /// `Q8_0`.
 pub(super) struct Q8Product;
-/// `Q4_0`.
-pub(super) struct Q4Product;
-/// `Q4_1`.
-pub(super) struct Q4WithMinimumProduct;
+/// `Q4_0`, and `Q4_1` with `MINIMUM`.
+pub(super) struct Q4Product<const MINIMUM: bool>;
 
 impl BlockProduct for Q8Product {
     const FORMAT: BlockFormat = BlockFormat::Q8_0;
@@ -130,7 +124,7 @@ impl BlockProduct for Q8Product {
                     }
                 }
             }
-            let scales = load_scales::<V, H>(weights.add(BLOCK_UNITS * UNIT_BYTES), half);
+            let scales = load_scales::<V, H>(weights.add(quant_bytes(Self::FORMAT)), half);
             for r in 0..R {
                 let scale = V::splat((*factors.add(r)).scale);
                 for h in 0..H {
@@ -141,8 +135,8 @@ impl BlockProduct for Q8Product {
     }
 }
 
-impl BlockProduct for Q4Product {
-    const FORMAT: BlockFormat = BlockFormat::Q4_0;
+impl<const MINIMUM: bool> BlockProduct for Q4Product<MINIMUM> {
+    const FORMAT: BlockFormat = if MINIMUM { BlockFormat::Q4_1 } else { BlockFormat::Q4_0 };
 
     #[inline(always)]
     unsafe fn add<V: ByteLanes, const R: usize, const H: usize>(
@@ -151,41 +145,19 @@ impl BlockProduct for Q4Product {
         factors: *const Factor,
         sums: &mut [[V; H]; R],
     ) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; only formats with a minimum have minima behind the scales.
         unsafe {
-            let integers = nibbles::<V, R, H>((weights, half), x, |r| (*factors.add(r)).extra as i32);
-            let scales = load_scales::<V, H>(weights.add(BLOCK_UNITS / 2 * UNIT_BYTES), half);
+            let correction = |r: usize| if MINIMUM { 0 } else { (*factors.add(r)).extra as i32 };
+            let integers = nibbles::<V, R, H>((weights, half), x, correction);
+            let after = weights.add(quant_bytes(Self::FORMAT));
+            let scales = load_scales::<V, H>(after, half);
+            let minima = if MINIMUM { load_scales::<V, H>(after.add(SCALES_BYTES), half) } else { scales };
             for r in 0..R {
-                let factor = *factors.add(r);
+                let Factor { scale, extra } = *factors.add(r);
                 for h in 0..H {
-                    let sum = V::from_nibble_sums(integers[r][h], factor.extra as i32);
-                    sums[r][h] = sum.mul(scales[h]).mul_add(V::splat(factor.scale), sums[r][h]);
-                }
-            }
-        }
-    }
-}
-
-impl BlockProduct for Q4WithMinimumProduct {
-    const FORMAT: BlockFormat = BlockFormat::Q4_1;
-
-    #[inline(always)]
-    unsafe fn add<V: ByteLanes, const R: usize, const H: usize>(
-        (weights, half): (*const u8, usize),
-        x: *const u32,
-        factors: *const Factor,
-        sums: &mut [[V; H]; R],
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let integers = nibbles::<V, R, H>((weights, half), x, |_| 0);
-            let after = weights.add(BLOCK_UNITS / 2 * UNIT_BYTES);
-            let (scales, minima) = (load_scales::<V, H>(after, half), load_scales::<V, H>(after.add(SCALES_BYTES), half));
-            for r in 0..R {
-                let factor = *factors.add(r);
-                for h in 0..H {
-                    let product = V::from_nibble_sums(integers[r][h], 0).mul(scales[h]).mul_add(V::splat(factor.scale), sums[r][h]);
-                    sums[r][h] = minima[h].mul_add(V::splat(f32::from_bits(factor.extra)), product);
+                    let sum = V::from_nibble_sums(integers[r][h], correction(r));
+                    let product = sum.mul(scales[h]).mul_add(V::splat(scale), sums[r][h]);
+                    sums[r][h] = if MINIMUM { minima[h].mul_add(V::splat(f32::from_bits(extra)), product) } else { product };
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! Panels are the outer loop, so that weights are read once and in address order; the tiles of rows after the first find the panel in the
 //! second-level cache. With many tiles, a group of panels stays there while all rows go through it, and who has done its share helps the others.
 
-use super::block_product::{Blocks, Q4Product, Q4WithMinimumProduct, Q8Product};
+use super::block_product::{Blocks, Q4Product, Q8Product};
 use super::claims::Claims;
 use super::lanes::{ByteLanes, Kernel, Lanes, Part, WIDTH};
 use super::math::silu;
@@ -99,10 +99,10 @@ impl Kernel for BlockLinear<'_> {
                     self.0.panels::<V, Blocks<Q8Product>>(part)
                 }
                 (WeightType::Blocks(BlockFormat::Q4_0), UnitFormat::Bytes(BlockFormat::Q4_0)) => {
-                    self.0.panels::<V, Blocks<Q4Product>>(part)
+                    self.0.panels::<V, Blocks<Q4Product<false>>>(part)
                 }
                 (WeightType::Blocks(BlockFormat::Q4_1), UnitFormat::Bytes(BlockFormat::Q4_1)) => {
-                    self.0.panels::<V, Blocks<Q4WithMinimumProduct>>(part);
+                    self.0.panels::<V, Blocks<Q4Product<true>>>(part);
                 }
                 (weights, format) => unreachable!("{weights} weights with activations as {format:?}"),
             }

@@ -302,12 +302,13 @@ impl Backend for CpuBackend {
         self.finish(out);
     }
 
-    fn logits(&self, head: &PanelMatrix, x: &Operand, rows: &[u32], out: &mut [f32]) {
+    fn logits(&self, head: &PanelMatrix, x: &Operand, (rows, room): (&[u32], &mut Operand), out: &mut [f32]) {
         let all = rows.len() == x.layout().rows && rows.iter().enumerate().all(|(i, &row)| i == row as usize);
         if all {
             return self.product(head, x, rows.len(), Output::Store(SharedMut::of(out)));
         }
-        self.product(head, &x.gather(rows), rows.len(), Output::Store(SharedMut::of(out)));
+        x.gather(rows, room);
+        self.product(head, room, rows.len(), Output::Store(SharedMut::of(out)));
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {

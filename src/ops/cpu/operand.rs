@@ -159,20 +159,15 @@ impl Operand {
         (at(self.units.as_slice(), first * BLOCK_UNITS, count * BLOCK_UNITS), factors)
     }
 
-    /// The given rows as an operand of their own.
-    ///
-    /// # Panics
-    /// When memory is refused, as a vector does.
-    pub(super) fn gather(&self, rows: &[u32]) -> Self {
+    /// Copies the given rows, in their order, to `to`, which has room for them.
+    pub(super) fn gather(&self, rows: &[u32], to: &mut Self) {
         let layout = self.layout;
-        let gathered = Self::new(&[layout.format], layout.tile_rows, rows.len(), layout.width);
-        let mut gathered = gathered.unwrap_or_else(|refused| panic!("{refused}"));
-        let to = gathered.start(layout.format, rows.len(), layout.width);
+        let to = to.start(layout.format, rows.len(), layout.width);
         for (row, &from) in rows.iter().enumerate() {
             let (from, place) = (layout.place(from as usize), to.layout.place(row));
             for block in 0..layout.blocks() {
                 let source = &self.units.as_slice()[from.block(block)..][..BLOCK_UNITS];
-                // SAFETY: nobody else has this memory yet.
+                // SAFETY: `to` is borrowed mutably and nothing else of it is in use.
                 unsafe { to.units.slice(place.block(block), BLOCK_UNITS) }.copy_from_slice(source);
                 if layout.format.is_bytes() {
                     // SAFETY: as above.
@@ -180,7 +175,6 @@ impl Operand {
                 }
             }
         }
-        gathered
     }
 
     /// Value `k` of `row`.
@@ -317,7 +311,8 @@ mod tests {
     #[test]
     fn gathered_rows_keep_their_values() {
         for format in [UnitFormat::F32, UnitFormat::Bf16Pair] {
-            let gathered = filled(format, 20, 40).gather(&[19, 0, 7]);
+            let mut gathered = Operand::new(&[format], 8, 5, 40).unwrap();
+            filled(format, 20, 40).gather(&[19, 0, 7], &mut gathered);
             for (row, from) in [(0, 19), (1, 0), (2, 7)] {
                 assert!((0..40).all(|k| gathered.value(row, k) == (from % 8 * 16 + k % 16) as f32));
             }

@@ -128,7 +128,8 @@ impl Op for LogitsOp<'_> {
         let mut x = b.operand(rows, inputs, &[self.1]).unwrap();
         b.write_operand((&mut x, self.1), inputs, &noise(2, rows * inputs));
         let mut out = vec![f32::NAN; self.0.len() * vocabulary];
-        b.logits(&head, &x, self.0, &mut out);
+        let mut room = b.operand(rows, inputs, &[self.1]).unwrap();
+        b.logits(&head, &x, (self.0, &mut room), &mut out);
         out
     }
 }
