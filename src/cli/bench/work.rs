@@ -3,14 +3,12 @@
 use super::report::{Instruction, Limits};
 use super::statistics::Summary;
 use crate::model::openelm::OpenElmConfig;
+use crate::ops::WeightType;
 use crate::ops::cpu::limits::LimitRound;
 use crate::runner::paged::ModelInfo;
 
-/// The arithmetic of `vdpbf16ps`.
+/// The arithmetic of `vdpbf16ps`; every other one multiplies f32, where it does not multiply bytes.
 const DOT_ARITHMETIC: &str = "cpu-bf16dot";
-
-/// How the names of arithmetics end that multiply bytes; what is left multiplies f32.
-const BYTE_SUFFIX: &str = "-int8";
 
 /// What a step of the model costs at least.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,14 +42,12 @@ impl Work {
     }
 }
 
-/// What multiplies and adds in the products of a model.
+/// What multiplies and adds in the products with most weights of a model.
 pub(super) fn instruction(info: &ModelInfo) -> Instruction {
-    if info.product_arithmetic.ends_with(BYTE_SUFFIX) {
-        Instruction::Int8Dot
-    } else if info.product_arithmetic == DOT_ARITHMETIC {
-        Instruction::Bf16Dot
-    } else {
-        Instruction::F32Fma
+    match info.weight_types.first() {
+        Some(WeightType::Blocks(_)) => Instruction::Int8Dot,
+        _ if info.product_arithmetic == DOT_ARITHMETIC => Instruction::Bf16Dot,
+        _ => Instruction::F32Fma,
     }
 }
 
@@ -117,13 +113,14 @@ mod tests {
         for backend in CpuBackend::portable_variants(1) {
             let found = [DType::F32, DType::Bf16, DType::F16].map(|weights| instruction(arithmetic(&backend, weights)));
             assert_eq!(found, [Instruction::F32Fma; 3]);
-            let bytes = backend.arithmetic(&[BlockFormat::Q4_0.into(), DType::Bf16.into()], DType::F32);
-            assert_eq!(instruction(bytes), Instruction::Int8Dot);
         }
         for backend in CpuBackend::dot_variants(1) {
             let found = [DType::F32, DType::Bf16, DType::F16].map(|weights| instruction(arithmetic(&backend, weights)));
             assert_eq!(found, [Instruction::F32Fma, Instruction::Bf16Dot, Instruction::F32Fma]);
         }
+        let mixed = |weight_types| super::instruction(&ModelInfo { weight_types, ..info() });
+        assert_eq!(mixed(vec![BlockFormat::Q4_0.into(), DType::Bf16.into()]), Instruction::Int8Dot);
+        assert_eq!(mixed(vec![DType::F32.into(), BlockFormat::Q4_0.into()]), Instruction::F32Fma);
         assert_eq!([Instruction::F32Fma, Instruction::Bf16Dot].map(|instruction| instruction.peak(&LIMITS)), [2.0, 3.0]);
     }
 

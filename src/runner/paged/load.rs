@@ -78,7 +78,7 @@ pub struct ModelInfo {
     pub kv_cache_dtype: DType,
     /// Backend, instruction set and threads, for the log.
     pub kernels: String,
-    /// Arithmetic of products with the matrices, by its name in [`Backend::arithmetic`].
+    /// Arithmetic of products with matrices of the first of these types, by its name in [`Backend::arithmetic`].
     pub product_arithmetic: String,
     /// `system_fingerprint`.
     pub fingerprint: String,
@@ -190,7 +190,7 @@ pub(super) fn load_on<B: Backend>(
     let info = ModelInfo {
         parameters: config.parameters(),
         weight_bytes: needs.weight_bytes,
-        product_arithmetic: backend.arithmetic(&plan.types, DType::F32),
+        product_arithmetic: backend.arithmetic(plan.types.get(..1).unwrap_or_default(), DType::F32),
         weight_types: plan.types,
         checkpoint_type: plan.checkpoint_type,
         not_quantised: plan.not_quantised,
