@@ -78,7 +78,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         bar.set_length(total as u64);
         bar.set_message(tensor.name.clone());
         bar.inc(1);
-    })?;
+    })
+    .with_context(|| format!("cannot write {}", options.output.display()))?;
     bar.finish_and_clear();
     let mut text = summary(&tensors, files.checkpoint.bytes()?);
     if files.tokenizer.is_none() {

@@ -6,9 +6,10 @@ use super::GgufError;
 use super::file::DEFAULT_ALIGNMENT;
 use super::types::TensorType;
 use crate::ops::WeightType;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 /// A value of the metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,37 +63,25 @@ pub fn write<E: From<GgufError>>(
     tensors: &[NewTensor],
     fill: impl FnMut(usize, &mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
-    let temporary = temporary_beside(path);
-    let written = write_to(&temporary, (metadata, tensors), fill)
-        .and_then(|()| publish(&temporary, path).map_err(|error| GgufError::from(error).into()));
-    if written.is_err() {
-        // The error that is reported matters more than this one.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// A name that no other process chooses, on the same file system.
-fn temporary_beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", uuid::Uuid::new_v4()))
-}
-
-fn publish(temporary: &Path, path: &Path) -> std::io::Result<()> {
-    std::fs::rename(temporary, path)?;
-    // Without this the name may be lost with the power. The file itself is synced already.
+    let fail = |error: std::io::Error| E::from(GgufError::Write(error));
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    let mode = Permissions::from_mode(0o666); // less what the user's mask takes away
+    let file = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").permissions(mode).tempfile_in(directory).map_err(fail)?;
+    write_to(file.as_file(), (metadata, tensors), fill)?;
+    file.persist(path).map_err(|error| fail(error.error))?;
+    // Without this the name may be lost with the power. The file is whole under it either way, and not every file system can do it.
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    Ok(())
 }
 
 fn write_to<E: From<GgufError>>(
-    path: &Path,
+    file: &File,
     (metadata, tensors): (&[(String, MetaValue)], &[NewTensor]),
     mut fill: impl FnMut(usize, &mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
     let fail = |error: std::io::Error| E::from(GgufError::Write(error));
     let header = header(metadata, tensors)?;
-    let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(fail)?;
     let mut out = Counted { inner: BufWriter::with_capacity(1 << 20, file), count: 0 };
     out.write_all(&header).map_err(fail)?;
     for (index, tensor) in tensors.iter().enumerate() {
@@ -111,12 +100,12 @@ fn write_to<E: From<GgufError>>(
 }
 
 /// Counts what is written.
-struct Counted {
-    inner: BufWriter<File>,
+struct Counted<'a> {
+    inner: BufWriter<&'a File>,
     count: u64,
 }
 
-impl Counted {
+impl Counted<'_> {
     /// Zeros up to the alignment.
     fn pad(&mut self) -> std::io::Result<()> {
         let zeros = self.count.next_multiple_of(DEFAULT_ALIGNMENT as u64) - self.count;
@@ -124,7 +113,7 @@ impl Counted {
     }
 }
 
-impl Write for Counted {
+impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let written = self.inner.write(bytes)?;
         self.count += written as u64;

@@ -47,14 +47,9 @@ pub enum QuantizeError {
     /// The source cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The file cannot be written.
-    #[error("{file}: {problem}")]
-    Write {
-        /// The file.
-        file: String,
-        /// Why.
-        problem: GgufError,
-    },
+    /// The file cannot be written, or has no form for the model.
+    #[error(transparent)]
+    Write(#[from] GgufError),
     /// A weight that the type cannot hold, or that is no finite number.
     #[error("tensor `{tensor}` has the weight {value}, which {stored} cannot hold")]
     Range {
@@ -65,12 +60,6 @@ pub enum QuantizeError {
         /// The type.
         stored: WeightType,
     },
-}
-
-impl From<GgufError> for QuantizeError {
-    fn from(problem: GgufError) -> Self {
-        Self::Write { file: String::new(), problem }
-    }
 }
 
 /// Writes `files` as the GGUF file `path`, named `name` inside; `done` is told of every tensor, and how many there will be.
@@ -84,14 +73,10 @@ pub fn quantize(
     mut done: impl FnMut(&QuantizedTensor, usize),
 ) -> Result<Vec<QuantizedTensor>, QuantizeError> {
     let config = config_of(files)?;
-    let named = |error: QuantizeError| match error {
-        QuantizeError::Write { problem, .. } => QuantizeError::Write { file: path.display().to_string(), problem },
-        other => other,
-    };
-    let plan = file_tensors(&config).map_err(QuantizeError::from).map_err(named)?;
+    let plan = file_tensors(&config)?;
     let tensors: Vec<NewTensor> = plan.iter().map(|tensor| new_tensor(tensor, options.stored)).collect();
     let documents = (files.tokenizer.as_ref(), files.tokenizer_config.as_ref());
-    let mut metadata = metadata_of(&config, name, documents).map_err(QuantizeError::from).map_err(named)?;
+    let mut metadata = metadata_of(&config, name, documents)?;
     if let Some(template) = &files.chat_template {
         set_template(&mut metadata, &template.bytes);
     }
@@ -104,7 +89,7 @@ pub fn quantize(
         written.push(tensor);
         Ok(())
     };
-    write(path, &metadata, &tensors, fill).map_err(named)?;
+    write(path, &metadata, &tensors, fill)?;
     Ok(written)
 }
 

@@ -56,26 +56,20 @@ fn the_template_and_the_ends_of_texts_are_those_of_the_server() {
     files.chat_template = Some(document("{{ messages }}"));
     files.generation_config = Some(document("{\"eos_token_id\": [2, 7]}"));
     let (_folder, file, _) = written(&files, BlockFormat::Q8_0, false);
+    assert_eq!(file.config().unwrap(), OpenElmConfig { eos_token_ids: vec![2, 7], ..files.config().unwrap() });
     let config = String::from_utf8(file.tokenizer_config.unwrap().bytes.into_owned()).unwrap();
     assert!(config.contains("{{ messages }}"), "{config}");
-    assert_eq!(OpenElmConfig { eos_token_ids: vec![2, 7], ..files.config().unwrap() }, {
-        let path = _folder.path().join("model.gguf");
-        ModelFiles::open(&ModelSource::File(path), None).unwrap().config().unwrap()
-    });
 }
 
 #[test]
-fn a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor() {
-    let files = golden("tiny-hd64-gqa4-bf16");
-    let data = [f32::NAN; 64];
-    let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+fn a_weight_that_is_no_number_shows() {
+    let bytes: Vec<u8> = [f32::NAN; 64].iter().flat_map(|v| v.to_le_bytes()).collect();
     let tensor = TensorData::new(DType::F32, 1, 64, &bytes).unwrap();
     for stored in [WeightType::from(BlockFormat::Q8_0), BlockFormat::Q4_0.into(), DType::Bf16.into()] {
         let mut encoded = Encoded::default();
         encoded.add_row(&tensor, 0, (stored, true));
         assert!(encoded.beyond.is_some_and(f32::is_nan), "{stored}");
     }
-    assert!(files.config().is_ok());
 }
 
 #[test]
