@@ -42,11 +42,19 @@ pub fn run(arguments: Vec<OsString>, environment: &dyn Environment) -> ExitCode 
             ExitCode::from(2)
         }
         Err(Failure::Run(error)) => {
-            // The alternate form is the whole chain on one line.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes on one line. Many messages end with their cause already, since logs show them alone.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => said.to_owned(),
+        said => format!("{said}: {cause}"),
+    })
 }
 
 fn dispatch(arguments: Vec<OsString>, environment: &dyn Environment) -> Result<(), Failure> {

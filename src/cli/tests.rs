@@ -31,3 +31,12 @@ fn flags_before_a_subcommand_are_refused_rather_than_dropped() {
     let error = parse(&["--port", "1", "serve"]).expect_err("the flag would be lost");
     assert_eq!(error.exit_code(), 2);
 }
+
+#[test]
+fn a_cause_that_a_message_ends_with_is_not_said_twice() {
+    let cause = || std::io::Error::other("no such file");
+    let told = anyhow::Error::new(cause()).context("m.gguf: cannot be read: no such file");
+    assert_eq!(chain(&told), "m.gguf: cannot be read: no such file");
+    let untold = anyhow::Error::new(cause()).context("m.gguf cannot be read").context("no model");
+    assert_eq!(chain(&untold), "no model: m.gguf cannot be read: no such file");
+}
