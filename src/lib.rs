@@ -16,6 +16,7 @@ pub mod scheduler;
 
 pub mod model;
 pub mod ops;
+pub mod quality;
 
 pub mod cli;
 pub mod config;

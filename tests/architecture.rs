@@ -17,6 +17,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("sampling", &["generation"]),
     ("scheduler", &["generation", "kv_cache"]),
     ("model", &["generation", "kv_cache", "ops"]),
+    ("quality", &["generation", "model", "ops", "sampling"]),
     ("runner", &["generation", "kv_cache", "model", "ops", "sampling", "telemetry"]),
     ("engine", &["generation", "kv_cache", "runner", "sampling", "scheduler", "telemetry"]),
     ("server", &["api", "engine", "generation", "telemetry", "tokenizer"]),
@@ -30,6 +31,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "kv_cache",
             "model",
             "ops",
+            "quality",
             "runner",
             "sampling",
             "scheduler",
@@ -61,6 +63,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("memmap2", &["ops"]),
     ("rustix", &["model", "ops"]),
+    ("multiversion", &["model", "sampling"]),
     ("std::env", &["config"]),
 ];
 

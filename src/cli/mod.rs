@@ -7,8 +7,10 @@
 
 mod bench;
 mod healthcheck;
+mod quality;
 mod quantize;
 mod serve;
+mod texts;
 
 use crate::config::{Config, ConfigError, Environment, Flags, Resolved, flags, load};
 use crate::server::openapi::document_yaml;
@@ -63,6 +65,7 @@ fn dispatch(arguments: Vec<OsString>, environment: &dyn Environment) -> Result<(
         Some(("openapi", _)) => Ok(print(&document_yaml().map_err(anyhow::Error::msg)?)?),
         Some(("healthcheck", matches)) => Ok(healthcheck::run(&load(&Flags::from_matches(matches), environment)?.config)?),
         Some(("bench", matches)) => bench(matches, environment),
+        Some(("quality", matches)) => Ok(quality::run(&quality::Options::from_arg_matches(matches)?)?),
         Some(("quantize", matches)) => Ok(quantize::run(&quantize::Options::from_arg_matches(matches)?)?),
         Some((_, matches)) => serve(matches, environment),
         None => serve(&matches, environment),
@@ -113,6 +116,9 @@ fn command() -> Command {
         .subcommand(quantize::Options::augment_args(
             Command::new("quantize").about("Write a model as a GGUF file with weights in 16, 8 or 4 bits"),
         ))
+        .subcommand(quality::Options::augment_args(
+            Command::new("quality").about("Measure what weights of fewer bits cost: perplexity and KL divergence against f32"),
+        ))
         .subcommand(healthcheck)
         .subcommand(Command::new("openapi").about("Print the OpenAPI description of the server as YAML"))
 }
@@ -124,6 +130,7 @@ Examples:
   openelm-server serve FILE.gguf                a model in one file
   openelm-server bench DIR --output-svg p.svg   how fast it is here, and how fast it could be
   openelm-server quantize DIR small.gguf --type q4_0   one file, in 4.5 bits a weight
+  openelm-server quality DIR --against q8_0,small.gguf   what fewer bits cost
   OPENELM_API_KEY=… openelm-server --host 0.0.0.0";
 
 /// Prints `text` to standard output. A reader that has gone away (`| head`) wants no more, and no error.

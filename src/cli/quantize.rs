@@ -1,13 +1,23 @@
 //! `openelm-server quantize IN OUT.gguf`: writes a model as one GGUF file with other types of weights.
 
+use super::texts::{self, Origin};
 use crate::config::host::HostResources;
-use crate::model::quantize::{QuantizeOptions, QuantizedTensor, quantize};
+use crate::model::quantize::{Calibration, QuantizeOptions, QuantizedTensor, quantize};
 use crate::model::{ModelFiles, ModelSource};
 use crate::ops::{BlockFormat, DType, WeightType};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Tokens of a window of a calibration text, at most.
+const CALIBRATION_WINDOW: usize = 512;
+
+/// Tokens of a calibration text.
+const CALIBRATION_TOKENS: u32 = 20_000;
+
+/// Determines the text that a model makes up to be calibrated with: another one than `quality` scores by default.
+const CALIBRATION_SEED: u64 = 1;
 
 /// Types that a file can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -47,6 +57,13 @@ pub(super) struct Options {
     /// How the scales of q4_0 are chosen
     #[arg(long, value_enum, default_value_t = Scales::Search)]
     scales: Scales,
+    /// A text for the search: `self` (one that the model makes up), or a file in UTF-8 (./self for one of that name). What flows into the weights there says how much their
+    /// errors matter, and lets weights make up for each other's [default: all matter alike]
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// Tokens of that text to read [default: 20000]
+    #[arg(long, value_name = "N", requires = "calibration", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    calibration_tokens: Option<u32>,
     /// tokenizer.json or its directory, instead of the model's own
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -73,7 +90,12 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let threads = HostResources::detect().cpus;
     let bar = ProgressBar::new(1);
     bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}").context("the template of the progress line")?);
-    let how = QuantizeOptions { stored, search: options.scales == Scales::Search, threads };
+    let search = options.scales == Scales::Search;
+    if options.calibration.is_some() && !(search && options.kind == Type::Q4_0) {
+        bail!("--calibration: only the search for scales of q4_0 uses it; leave it out");
+    }
+    let calibration = options.calibration.as_ref().map(|text| calibrate(&files, text, options, &bar)).transpose()?;
+    let how = QuantizeOptions { stored, search, threads, calibration: calibration.as_ref() };
     let tensors = quantize(&files, (&options.output, &name), how, |tensor, total| {
         bar.set_length(total as u64);
         bar.set_message(tensor.name.clone());
@@ -86,6 +108,22 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         text.push_str("without a tokenizer: the model has none, --tokenizer names one\n");
     }
     super::print(&text)
+}
+
+/// What flows into the matrices while the model reads `text`.
+fn calibrate(files: &ModelFiles, text: &Path, options: &Options, bar: &ProgressBar) -> anyhow::Result<Calibration> {
+    let named = || format!("--calibration {}", text.display());
+    let window = files.config()?.max_context_length.min(CALIBRATION_WINDOW);
+    let number = (options.calibration_tokens.unwrap_or(CALIBRATION_TOKENS) as usize).div_ceil(window.max(1));
+    let origin = if text == Path::new("self") { Origin::MadeUp { seed: CALIBRATION_SEED } } else { Origin::File(text) };
+    let windows = texts::open(files, origin).and_then(|text| text.windows_of(files, (window, number))).with_context(named)?;
+    bar.set_length(windows.len() as u64);
+    bar.set_message("reading the calibration text");
+    let threads = HostResources::detect().cpus;
+    let done = |done: usize| bar.set_position(done as u64);
+    let calibration = Calibration::measure(files, texts::backend()?, (&windows, window, threads), done).with_context(named)?;
+    bar.set_position(0);
+    Ok(calibration)
 }
 
 /// What became of the tensors, as a table: one line for each kind of matrix, whose error is the mean over the layers.

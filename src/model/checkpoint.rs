@@ -130,16 +130,37 @@ impl Checkpoint {
             Shard::Gguf(s) => return Ok(s.get(file, name)),
         }
         .map_err(|e| damaged(file, &e))?;
-        let dtype = match candle_core::DType::try_from(view.dtype()) {
-            Ok(candle_core::DType::F32) => DType::F32,
-            Ok(candle_core::DType::BF16) => DType::Bf16,
-            Ok(candle_core::DType::F16) => DType::F16,
-            _ => {
-                return Err(LoadError::Dtype { file: file.clone(), tensor: name.to_string(), found: format!("{:?}", view.dtype()) });
-            }
-        };
-        Ok(Some(Tensor::plain(file, view.shape().to_vec(), dtype, view.data())))
+        tensor(file, name, (view.dtype(), view.shape(), view.data())).map(Some)
     }
+}
+
+/// Tensor `name` of a safetensors file: its dtype as the file has it, its shape and its data.
+fn tensor<'a, D>(file: &'a str, name: &str, (dtype, shape, data): (D, &[usize], &'a [u8])) -> Result<Tensor<'a>, LoadError>
+where
+    D: TryInto<candle_core::DType> + std::fmt::Debug + Copy,
+{
+    let dtype = match dtype.try_into() {
+        Ok(candle_core::DType::F32) => DType::F32,
+        Ok(candle_core::DType::BF16) => DType::Bf16,
+        Ok(candle_core::DType::F16) => DType::F16,
+        _ => return Err(LoadError::Dtype { file: file.to_string(), tensor: name.to_string(), found: format!("{dtype:?}") }),
+    };
+    Ok(Tensor::plain(file, shape.to_vec(), dtype, data))
+}
+
+/// Reads a safetensors file in memory and every value in it: what fuzzers and tests of damaged files call.
+///
+/// # Errors
+/// As for a file that is served.
+pub fn exercise(bytes: &[u8]) -> Result<(), LoadError> {
+    const NAME: &str = "model.safetensors";
+    check_header(NAME, bytes, bytes.len() as u64)?;
+    let file = SliceSafetensors::new(bytes).map_err(|e| damaged(NAME, &e))?;
+    for (name, view) in file.tensors() {
+        let tensor = tensor(NAME, &name, (view.dtype(), view.shape(), view.data()))?;
+        std::hint::black_box(tensor.data().map(|data| data.to_f32()));
+    }
+    Ok(())
 }
 
 fn damaged(file: &str, error: &candle_core::Error) -> LoadError {

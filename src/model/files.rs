@@ -5,7 +5,8 @@ use super::checkpoint::Checkpoint;
 use super::gguf::{self, GgufBytes};
 use super::openelm::OpenElmConfig;
 use super::weight_cache::FileIdentity;
-use crate::ops::MappedFile;
+use crate::model::GenerationDefaults;
+use crate::ops::{MappedFile, WeightType};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +113,30 @@ impl ModelFiles {
             ConfigSource::Json(document) => OpenElmConfig::parse(document),
             ConfigSource::Gguf { config, .. } => Ok((**config).clone()),
         }
+    }
+
+    /// The same, with the ends of texts that the server uses: those of `generation_config.json` come before those of `config.json`.
+    ///
+    /// # Errors
+    /// As [`Self::config`], and for a `generation_config.json` that is wrong.
+    pub fn config_as_served(&self) -> Result<OpenElmConfig, LoadError> {
+        let mut config = self.config()?;
+        let generation = self.generation_config.as_ref().map(GenerationDefaults::parse).transpose()?;
+        if let Some(ids) = generation.and_then(|generation| generation.eos_token_ids) {
+            config.eos_token_ids = ids;
+        }
+        Ok(config)
+    }
+
+    /// How the embedding of a model with `config` lies in the checkpoint.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`], [`LoadError::Dtype`].
+    pub fn checkpoint_type(&self, config: &OpenElmConfig) -> Result<WeightType, LoadError> {
+        let name = "transformer.token_embeddings.weight";
+        let wanted = vec![config.vocab_size, config.model_dim];
+        let missing = || LoadError::MissingTensor { file: self.checkpoint.files(), tensor: name.to_string(), wanted };
+        Ok(self.checkpoint.get(name)?.ok_or_else(missing)?.weight_type())
     }
 
     fn gguf(path: &Path, wants_tokenizer: bool) -> Result<Self, LoadError> {

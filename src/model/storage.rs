@@ -9,22 +9,37 @@ pub struct Storage {
     pub dtype: DType,
     /// Blocks that matrices of numbers are quantised to.
     pub quantization: Option<BlockFormat>,
+    /// Whether matrices that are blocks in the checkpoint stay what they are; else their values are stored as those of others.
+    pub keeps_blocks: bool,
 }
 
 impl From<DType> for Storage {
     fn from(dtype: DType) -> Self {
-        Self { dtype, quantization: None }
+        Self { dtype, quantization: None, keeps_blocks: true }
     }
 }
 
 impl Storage {
-    /// How a matrix is stored whose rows have `cols` weights, `found` in the checkpoint. Blocks stay what they are, and rows that blocks do
-    /// not divide stay numbers.
+    /// Every matrix as f32, also those that are blocks in the checkpoint.
+    pub fn widened() -> Self {
+        Self { keeps_blocks: false, ..DType::F32.into() }
+    }
+
+    /// How matrices of numbers are stored where the operator says nothing: 16-bit checkpoints as they are, f32 ones and what is beside blocks
+    /// as bf16.
+    pub fn dtype_of(checkpoint: WeightType) -> DType {
+        match checkpoint {
+            WeightType::Scalar(DType::F32) | WeightType::Blocks(_) => DType::Bf16,
+            WeightType::Scalar(dtype) => dtype,
+        }
+    }
+
+    /// How a matrix is stored whose rows have `cols` weights, `found` in the checkpoint. Rows that blocks do not divide stay numbers.
     pub fn of(&self, found: WeightType, cols: usize) -> WeightType {
         match (found, self.quantization) {
-            (WeightType::Blocks(_), _) => found,
-            (WeightType::Scalar(_), Some(format)) if cols.is_multiple_of(BLOCK_VALUES) => format.into(),
-            (WeightType::Scalar(_), _) => self.dtype.into(),
+            (WeightType::Blocks(_), _) if self.keeps_blocks => found,
+            (_, Some(format)) if cols.is_multiple_of(BLOCK_VALUES) => format.into(),
+            _ => self.dtype.into(),
         }
     }
 }
@@ -51,6 +66,11 @@ mod tests {
         assert_eq!(
             [quantised.of(float, 64), quantised.of(float, 65), quantised.of(q8, 64)],
             [BlockFormat::Q4_0.into(), DType::Bf16.into(), q8]
+        );
+        let widened = Storage { keeps_blocks: false, ..plain };
+        assert_eq!(
+            [widened.of(q8, 64), Storage { keeps_blocks: false, ..quantised }.of(q8, 64)],
+            [DType::Bf16.into(), BlockFormat::Q4_0.into()]
         );
         assert_eq!([plain.to_string(), quantised.to_string()], ["bfloat16", "q4_0-bfloat16"]);
     }

@@ -250,8 +250,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     #[cfg(test)]
     fn write_operand(&self, operand: Target<'_, Self>, width: usize, values: &[f32]);
 
-    /// The values of `rows` rows of `width` values.
-    #[cfg(test)]
+    /// The values of `rows` rows of `width` values, as products see them.
     fn read_operand(&self, operand: &Self::Operand, rows: usize, width: usize) -> Vec<f32>;
 }
 

@@ -248,8 +248,7 @@ impl Backend for ReferenceBackend {
         self.write(operand, values);
     }
 
-    #[cfg(test)]
     fn read_operand(&self, operand: &Vec<f32>, rows: usize, width: usize) -> Vec<f32> {
-        self.read(operand, rows * width)
+        operand[..rows * width].to_vec()
     }
 }

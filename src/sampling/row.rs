@@ -1,7 +1,10 @@
 //! Passes over a row of logits, written so that the compiler vectorises them.
 //!
 //! **Architecture invariant:** only IEEE additions, multiplications and comparisons in a fixed order, and a logarithm from `libm`: a row gives the
-//! same bits on every machine and thread, whatever vector width the compiler picks.
+//! same bits on every machine and thread, whatever vector width the compiler picks. So passes are compiled for wider vectors too, and the
+//! CPU decides which version runs.
+
+use multiversion::multiversion;
 
 /// Independent accumulators of a pass; fixes the order of additions.
 const LANES: usize = 16;
@@ -16,6 +19,7 @@ const BLOCK: usize = 256;
 const EXP_MIN: f32 = -87.0;
 
 /// Index of the first value that is NaN or infinite.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn first_non_finite(row: &[f32]) -> Option<usize> {
     let (chunks, rest) = row.as_chunks::<LANES>();
     let mut found = [false; LANES];
@@ -29,6 +33,7 @@ pub(super) fn first_non_finite(row: &[f32]) -> Option<usize> {
 }
 
 /// The first of the largest values and its index, found in one pass; `None` for an empty row and for one with NaN or infinite values.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn peak(row: &[f32]) -> Option<(usize, f32)> {
     let (mut best, mut start, mut zero) = (None, 0, 0.0);
     for block in row.chunks(PEAK_BLOCK) {
@@ -46,6 +51,7 @@ pub(super) fn peak(row: &[f32]) -> Option<(usize, f32)> {
 }
 
 /// The largest value of a block, and 0 if all are finite, else NaN.
+#[inline(always)]
 fn block_peak(block: &[f32]) -> (f32, f32) {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = block.as_chunks::<LANES>();
@@ -61,6 +67,7 @@ fn block_peak(block: &[f32]) -> (f32, f32) {
 }
 
 /// The largest value; negative infinity for an empty row.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn max(row: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = row.as_chunks::<LANES>();
@@ -74,6 +81,7 @@ pub(super) fn max(row: &[f32]) -> f32 {
 }
 
 /// The smallest value; infinity for an empty row.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn min(row: &[f32]) -> f32 {
     let smaller = |a: f32, b: f32| if b < a { b } else { a };
     let (chunks, rest) = row.as_chunks::<LANES>();
@@ -128,6 +136,7 @@ pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
 }
 
 /// `weights[i] = exp((row[i] - max) * scale)`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn exp_into(row: &[f32], max: f32, scale: f32, weights: &mut [f32]) {
     for (weight, value) in weights.iter_mut().zip(row) {
         *weight = exp((value - max) * scale);
@@ -135,6 +144,7 @@ pub(super) fn exp_into(row: &[f32], max: f32, scale: f32, weights: &mut [f32]) {
 }
 
 /// Sum of the values, in f64.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn sum(values: &[f32]) -> f64 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [0.0f64; LANES];
@@ -147,11 +157,13 @@ pub(super) fn sum(values: &[f32]) -> f64 {
 }
 
 /// How many values are larger than `value`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn count_above(row: &[f32], value: f32) -> usize {
     count(row, |other| other > value)
 }
 
 /// How many values equal `value`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn count_equal(row: &[f32], value: f32) -> usize {
     count(row, |other| other == value)
 }
@@ -170,6 +182,7 @@ fn count(row: &[f32], is_counted: impl Fn(f32) -> bool) -> usize {
 }
 
 /// `buckets[i]` = distance of `row[i]` from `max` times `scale`, rounded, at most `last`. `scale` is finite, `last` below 2^16.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn buckets_into(row: &[f32], max: f32, (scale, last): (f32, u16), buckets: &mut [u16]) {
     // Added to a number below 2^23, it leaves the rounded number in the low bits.
     const ROUND: f32 = 8_388_608.0;
@@ -178,5 +191,39 @@ pub(super) fn buckets_into(row: &[f32], max: f32, (scale, last): (f32, u16), buc
         let distance = (max - value) * scale;
         let bounded = if distance < last { distance } else { last };
         *bucket = (bounded + ROUND).to_bits() as u16;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some logits, and their passes value by value, as this function is compiled: for the oldest CPU. What runs may be another version.
+    #[test]
+    fn every_version_of_a_pass_gives_the_same_bits() {
+        for length in [1, 15, 16, 257, 4_099] {
+            let mut state = 7_u32;
+            let mut logit = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 20) as f32 - 8.0
+            };
+            let row: Vec<f32> = (0..length).map(|_| logit()).collect();
+            let mut weights = vec![0.0; length];
+            exp_into(&row, 8.0, 0.7, &mut weights);
+            let expected: Vec<f32> = row.iter().map(|value| exp((value - 8.0) * 0.7)).collect();
+            assert!(weights.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "exp of {length}");
+            let (chunks, rest) = expected.as_chunks::<LANES>();
+            let lane = |lane: usize| chunks.iter().fold(0.0, |sum, chunk| sum + f64::from(chunk[lane]));
+            let total = (0..LANES).map(lane).sum::<f64>() + rest.iter().map(|value| f64::from(*value)).sum::<f64>();
+            assert_eq!(sum(&weights).to_bits(), total.to_bits(), "sum of {length}");
+            let mut buckets = vec![0; length];
+            buckets_into(&row, 8.0, (60.0, 1_023), &mut buckets);
+            let bucket = |value: &f32| ((8.0 - value) * 60.0).min(1_023.0).round_ties_even() as u16;
+            assert!(buckets.iter().zip(&row).all(|(found, value)| *found == bucket(value)), "buckets of {length}");
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!((max(&row), peak(&row).map(|(_, value)| value)), (largest, Some(largest)));
+            assert_eq!(min(&row), row.iter().copied().fold(f32::INFINITY, f32::min));
+            assert_eq!(count_above(&row, 1.0) + count_equal(&row, 1.0), row.iter().filter(|value| **value >= 1.0).count());
+        }
     }
 }

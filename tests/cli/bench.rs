@@ -43,7 +43,8 @@ fn medians(value: &Value, path: &str, found: &mut Vec<(String, f64)>) {
 #[test]
 fn of_the_demo_model_fills_table_json_and_plot() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let arguments = [&["bench"], &TINY[..], &["--output-json", "out.json", "--output-svg", "out.svg"]].concat();
+    let sampling = ["--temperature", "0.8", "--top-p", "0.9", "--logprobs", "5"];
+    let arguments = [&["bench"], &TINY[..], &sampling, &["--output-json", "out.json", "--output-svg", "out.svg"]].concat();
     let ended = run_in(directory.path(), &arguments, &[("OPENELM_API_KEY", "unused")]);
     assert_eq!(ended.status, Some(0), "{}", ended.err);
     assert!(ended.err.lines().all(|line| line.starts_with("bench: ")), "{}", ended.err);
@@ -61,6 +62,8 @@ fn of_the_demo_model_fills_table_json_and_plot() {
     let lengths = ["prefill", "decode", "http"].map(|part| report[part].as_array().map_or(0, Vec::len));
     assert_eq!((lengths, &report["http"][0]["errors"], &report["schema"]), ([1, 2, 1], &0.into(), &1.into()));
     assert_eq!((&report["decode"][0]["steps"], &report["min_round_ms"]), (&8.into(), &0.into()));
+    assert_eq!(report["sampling"]["logprobs"], 5);
+    assert!(ended.out.contains("decode   temperature 0.8, top-p 0.9, log-probabilities with 5 alternatives\n"), "{}", ended.out);
     let plot = fs::read_to_string(directory.path().join("out.svg")).expect("written");
     assert!(plot.starts_with("<svg") && plot.contains("sequences in a step"));
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod quality;
 mod server;
 
 use std::path::Path;

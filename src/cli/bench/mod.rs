@@ -97,6 +97,7 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
         url: options.url.clone(),
         rounds: options.rounds,
         min_round_ms: options.min_round_ms,
+        sampling: options.sampling(),
         limits: None,
         prefill: Vec::new(),
         decode: Vec::new(),
@@ -166,7 +167,7 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");
     }
     let rounds = Rounds { count: options.rounds, least: Duration::from_millis(options.min_round_ms), decode_steps: options.decode_steps };
-    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds };
+    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds, sampling: options.sampling() };
     for length in prefills {
         progress(&format!("prefill of {length} tokens"));
         report.prefill.push(bench.prefill(length)?);

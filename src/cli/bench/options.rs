@@ -1,7 +1,9 @@
 //! What `bench` was asked for, beside the configuration.
 
+use super::report::Sampling;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// Largest number in a list: no context and no batch is longer.
@@ -29,6 +31,15 @@ pub struct Options {
     /// Least time of a round: steps of decode, or a prompt of prefill, are repeated from the same context until it has passed; 0: never
     #[arg(long, value_name = "MS", default_value = "1000", value_parser = clap::value_parser!(u64).range(..=600_000))]
     pub(super) min_round_ms: u64,
+    /// Temperature of decode; 0: the likeliest token
+    #[arg(long, value_name = "T", default_value = "0", value_parser = |text: &str| within(text, 0.0..=2.0))]
+    pub(super) temperature: f32,
+    /// Top-p of decode
+    #[arg(long, value_name = "P", default_value = "1", value_parser = |text: &str| within(text, 0.01..=1.0))]
+    pub(super) top_p: f32,
+    /// Alternatives that each token of decode lists with its log-probability [default: no log-probabilities]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=20))]
+    pub(super) logprobs: Option<u8>,
     /// Numbers of HTTP clients, or none [default: 1,4,16]
     #[arg(long, value_name = "N", value_parser = list)]
     pub(super) http: Option<List>,
@@ -77,6 +88,11 @@ fn positive(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }
 
+fn within(text: &str, range: RangeInclusive<f32>) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
+}
+
 fn list(text: &str) -> Result<List, String> {
     if text.trim().is_empty() || text == "none" {
         return Ok(List(Vec::new()));
@@ -100,6 +116,11 @@ impl Options {
             }
             Part::Http => asked && !self.clients().is_empty(),
         }
+    }
+
+    /// How decode chooses tokens.
+    pub(super) fn sampling(&self) -> Sampling {
+        Sampling { temperature: self.temperature, top_p: self.top_p, logprobs: self.logprobs }
     }
 
     /// Whether limits are measured beside what is wanted.
@@ -194,6 +215,10 @@ mod tests {
             (["--batch", "0"], "--batch <N>"),
             (["--context", "a"], "--context <TOKENS>"),
             (["--rounds", "0"], "--rounds <N>"),
+            (["--top-p", "1.1"], "--top-p <P>"),
+            (["--top-p", "0"], "--top-p <P>"),
+            (["--temperature", "NaN"], "--temperature <T>"),
+            (["--logprobs", "21"], "--logprobs <N>"),
             (["--only", "speed"], "--only <PARTS>"),
             (["--http-output-tokens", "x"], "--http-output-tokens <TOKENS>"),
         ] {

@@ -31,6 +31,9 @@ pub struct Report {
     /// Least time of a round of prefill or decode, which repeats its prompt or its steps until then; 0: once.
     #[serde(default)]
     pub min_round_ms: u64,
+    /// How decode chose its tokens.
+    #[serde(default)]
+    pub sampling: Sampling,
     /// The machine's own limits in the same run.
     pub limits: Option<Limits>,
     /// One entry per prompt length.
@@ -39,6 +42,28 @@ pub struct Report {
     pub decode: Vec<Decode>,
     /// One entry per number of clients.
     pub http: Vec<Http>,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0: the likeliest token.
+    pub temperature: f32,
+    /// Top-p; of no effect at temperature 0.
+    pub top_p: f32,
+    /// Alternatives listed with each token's log-probability; `null`: no log-probabilities.
+    pub logprobs: Option<u8>,
+}
+
+impl std::fmt::Display for Sampling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.temperature == 0.0 {
+            f.write_str("greedy")?;
+        } else {
+            write!(f, "temperature {}, top-p {}", self.temperature, self.top_p)?;
+        }
+        self.logprobs.map_or(Ok(()), |count| write!(f, ", log-probabilities with {count} alternatives"))
+    }
 }
 
 /// The machine.

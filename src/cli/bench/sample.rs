@@ -78,6 +78,7 @@ pub(super) fn report() -> Report {
         url: None,
         rounds: 3,
         min_round_ms: 1000,
+        sampling: Sampling { temperature: 0.0, top_p: 1.0, logprobs: None },
         limits: Some(limits),
         prefill: vec![prefill],
         decode: vec![decode(1, 128), decode(2, 128), decode(8, 128), decode(1, 480), decode(2, 480), decode(8, 480)],

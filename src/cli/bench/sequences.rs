@@ -1,6 +1,6 @@
 //! Sequences in the runner's KV cache, driven without scheduler and engine.
 
-use super::report::OpShare;
+use super::report::{OpShare, Sampling};
 use crate::generation::{SamplingParams, TokenId};
 use crate::kv_cache::BlockId;
 use crate::model::openelm::StepOp;
@@ -18,6 +18,7 @@ pub(super) struct Sequences<'a> {
     /// Tokens of each sequence whose keys and values are in the cache or just being computed.
     texts: Vec<Vec<TokenId>>,
     params: SamplingParams,
+    logprobs: Option<u8>,
     /// Time of all steps since the profile was reset.
     steps: Duration,
 }
@@ -48,8 +49,15 @@ impl<'a> Sequences<'a> {
             tables: (0..count).map(table).collect(),
             texts: vec![Vec::new(); count],
             params: SamplingParams::greedy(),
+            logprobs: None,
             steps: Duration::ZERO,
         })
+    }
+
+    /// The same sequences, which choose their tokens in another way.
+    pub(super) fn with_sampling(self, sampling: Sampling) -> Self {
+        let Sampling { temperature, top_p, logprobs } = sampling;
+        Self { params: SamplingParams { temperature, top_p, ..SamplingParams::greedy() }, logprobs, ..self }
     }
 
     /// Forgets where the time of the steps went.
@@ -107,11 +115,11 @@ impl<'a> Sequences<'a> {
 
     /// One step; the chosen tokens of the slices that were sampled.
     fn step(&mut self, slices: &[Slice]) -> anyhow::Result<Vec<TokenId>> {
-        let (params, tables, texts) = (&self.params, &self.tables, &self.texts);
+        let (params, logprobs, tables, texts) = (&self.params, self.logprobs, &self.tables, &self.texts);
         let (output, forbidden) = (&[][..], &[][..]);
         let sequences = slices.iter().map(|Slice { sequence, range, is_sampled }| {
             let (prompt, position) = (&texts[*sequence][..range.end], range.end as u32);
-            let spec = SampleSpec { params, prompt_index: 0, choice_index: 0, position, prompt, output, forbidden, logprobs: None };
+            let spec = SampleSpec { params, prompt_index: 0, choice_index: 0, position, prompt, output, forbidden, logprobs };
             SequenceSlice {
                 tokens: &prompt[range.start..],
                 start: range.start,

@@ -3,7 +3,7 @@
 //! A round repeats its prompt, or its steps of decode from the same position, for a least time: on a small model they are a moment.
 
 use super::meter::Meter;
-use super::report::{Decode, Instruction, Prefill};
+use super::report::{Decode, Instruction, Prefill, Sampling};
 use super::sequences::{Sequences, token};
 use super::statistics::Summary;
 use super::work::Work;
@@ -54,6 +54,8 @@ pub(super) struct Bench<'a> {
     pub(super) instruction: Instruction,
     /// Rounds of each measurement.
     pub(super) rounds: Rounds,
+    /// How decode chooses tokens.
+    pub(super) sampling: Sampling,
 }
 
 /// One round: the time of one step (or prompt), and the limits just before.
@@ -92,7 +94,8 @@ impl Bench<'_> {
         let (Some(&most), Some(&longest)) = (batches.last(), contexts.last()) else { return Ok(Vec::new()) };
         let steps = self.rounds.decode_steps;
         let flags = format!("--batch {most}, --context {longest} and --decode-steps {steps}");
-        let mut sequences = Sequences::new(&mut *self.runner, most, longest + steps, &flags)?;
+        let sequences = Sequences::new(&mut *self.runner, most, longest + steps, &flags)?;
+        let mut sequences = sequences.with_sampling(self.sampling);
         let (mut done, mut found) = (0, Vec::new());
         for &context in contexts {
             super::progress(&format!("computing the KV cache of {most} sequences of {context} tokens"));
@@ -181,7 +184,8 @@ mod tests {
         let mut meter = Meter::new(1, 0).expect("measured");
         let rounds = Rounds { count: 2, least: Duration::ZERO, decode_steps: 20 };
         let work = Work::new((100.0, 10.0), 220.0, 4.0);
-        let mut bench = Bench { runner: &mut runner, meter: &mut meter, work, instruction: Instruction::F32Fma, rounds };
+        let (instruction, sampling) = (Instruction::F32Fma, Sampling::default());
+        let mut bench = Bench { runner: &mut runner, meter: &mut meter, work, instruction, rounds, sampling };
         let prefill = bench.prefill(16).expect("measured");
         assert_eq!((prefill.prompt_tokens, control.log()), (16, vec![vec![(0, 16)]; 3]), "the first one warms up");
         let decode = bench.decode(&[2], &[3]).expect("measured");

@@ -79,6 +79,9 @@ fn head(report: &Report) -> String {
     }
     let beside = if report.limits.is_some() { ", each beside a round of the limits" } else { "" };
     let _ = writeln!(text, "rounds   {}{beside}; medians", report.rounds);
+    if !report.decode.is_empty() {
+        let _ = writeln!(text, "decode   {}", report.sampling);
+    }
     text
 }
 
@@ -165,6 +168,7 @@ machine  Some CPU, 2 cores, 2 threads, 4.0 GiB
 model    demo: 5.1 million parameters, bfloat16, 10 MB; KV cache bfloat16
 kernels  cpu avx512 (2 threads)
 rounds   3, each beside a round of the limits; medians
+decode   greedy
 
                                  median               min .. max  of read  of f32 FMA
 limit: read 134 MB                 30.0  GB/s       29.0 .. 31.0

@@ -1,5 +1,6 @@
 //! Chooses tokenizer and chat template.
 
+use crate::cli::texts;
 use crate::config::Config;
 use crate::model::{Document, ModelFiles};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
@@ -37,16 +38,7 @@ impl Text {
 
     /// Refuses a tokenizer that makes ids the model has no row for.
     pub(super) fn check_vocabulary(&self, files: &ModelFiles, vocab_size: usize) -> anyhow::Result<()> {
-        let size = self.tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.vocab_size());
-        if size > vocab_size {
-            let name = files.tokenizer.as_ref().map_or("the tokenizer", |document| document.name.as_str());
-            bail!(
-                "{name} has {size} tokens, {} says vocab_size {vocab_size}; they do not belong together: \
-                 name the model's own tokenizer with --tokenizer FILE|DIR",
-                files.config.name()
-            );
-        }
-        Ok(())
+        self.tokenizer.as_ref().map_or(Ok(()), |tokenizer| texts::check_vocabulary(files, tokenizer, vocab_size))
     }
 }
 

@@ -69,6 +69,9 @@ pub(crate) fn workspace_values_per_row(config: &OpenElmConfig) -> usize {
         + widest(|c, i| c.layers[i].ffn_dim)
 }
 
+/// Sees the activations of a product before it: the layer (`None` is the head), which product, and what it reads.
+pub(crate) type Observer<'a, B> = &'a mut dyn FnMut(Option<usize>, StepOp, &<B as Backend>::Operand);
+
 impl<B: Backend> Decoder<B> {
     /// Checks the checkpoint of `source` against the config and takes its weights over. `positions` is the longest context served.
     ///
@@ -144,15 +147,21 @@ impl<B: Backend> Decoder<B> {
     /// Runs all layers over the rows of `batch`, writing their keys and values to `pages`; the normalised result stays in the workspace
     /// for [`Self::logits`].
     pub fn forward(&self, batch: &PackedBatch, pages: &mut [B::Pages], ws: &mut Workspace<B>) {
+        self.forward_observed(batch, pages, ws, &mut |_, _, _| ());
+    }
+
+    /// [`Self::forward`], which shows the activations of each product to `observe`.
+    pub(crate) fn forward_observed(&self, batch: &PackedBatch, pages: &mut [B::Pages], ws: &mut Workspace<B>, observe: Observer<'_, B>) {
         let (b, rows, eps) = (&self.backend, batch.rows(), self.config.norm_eps);
         // 1. Embedding: [rows] -> [rows, d]
         ws.profile.start();
         b.embed(&self.token_embeddings, batch, &mut ws.hidden);
         ws.profile.lap(StepOp::Embed);
-        for (layer, pages) in self.layers.iter().zip(pages) {
+        for (index, (layer, pages)) in self.layers.iter().zip(pages).enumerate() {
             // 2. Attention: [rows, d] -> [rows, q + 2 kv] -> [rows, q] -> [rows, d], added to the residual stream
             b.rms_norm(&ws.hidden, (&layer.attn_norm, eps), rows, (&mut ws.normed, b.stored_as(&layer.qkv_proj)));
             ws.profile.lap(StepOp::RmsNorm);
+            observe(Some(index), StepOp::QkvProj, &ws.normed);
             b.linear(&layer.qkv_proj, &ws.normed, rows, &mut ws.qkv);
             ws.profile.lap(StepOp::QkvProj);
             let norms = layer.qk_norm.as_ref().map(|(q, k)| QkNorm { q, k, eps });
@@ -160,11 +169,13 @@ impl<B: Backend> Decoder<B> {
             ws.profile.lap(StepOp::QkNormRopeStore);
             b.paged_attention(&ws.qkv, layer.shape, batch, pages, (&mut ws.attended, b.stored_as(&layer.out_proj)));
             ws.profile.lap(StepOp::Attention);
+            observe(Some(index), StepOp::OutProj, &ws.attended);
             b.linear_add(&layer.out_proj, &ws.attended, rows, &mut ws.hidden);
             ws.profile.lap(StepOp::OutProj);
             // 3. Feed-forward: [rows, d] -> [rows, f] -> [rows, d], added too
             b.rms_norm(&ws.hidden, (&layer.ffn_norm, eps), rows, (&mut ws.normed, b.stored_as(&layer.proj_1)));
             ws.profile.lap(StepOp::RmsNorm);
+            observe(Some(index), StepOp::Proj1, &ws.normed);
             let activated = (&mut ws.activated, b.stored_as(&layer.proj_2));
             if self.config.ffn_with_glu {
                 b.linear_swiglu(&layer.proj_1, &ws.normed, rows, activated);
@@ -172,12 +183,14 @@ impl<B: Backend> Decoder<B> {
                 b.linear_silu(&layer.proj_1, &ws.normed, rows, activated);
             }
             ws.profile.lap(StepOp::Proj1);
+            observe(Some(index), StepOp::Proj2, &ws.activated);
             b.linear_add(&layer.proj_2, &ws.activated, rows, &mut ws.hidden);
             ws.profile.lap(StepOp::Proj2);
         }
         // 4. Final norm
         b.rms_norm(&ws.hidden, (&self.norm, eps), rows, (&mut ws.normed, b.stored_as(self.head())));
         ws.profile.lap(StepOp::RmsNorm);
+        observe(None, StepOp::Head, &ws.normed);
     }
 
     /// Logits of chosen rows of the last [`Self::forward`]: `[chosen.len(), vocab]`.

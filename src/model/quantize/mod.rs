@@ -3,29 +3,38 @@
 //! Matrices become blocks or bf16; vectors stay f32, and so does what blocks do not divide. One tensor is in memory at a time. Rows are
 //! quantised on several threads; which thread does a row changes nothing.
 
+mod calibrate;
+mod compensate;
 mod search;
+
+pub use calibrate::Calibration;
 
 use crate::model::gguf::write::{MetaValue, Metadata, NewTensor, write};
 use crate::model::gguf::{FileTensor, GgufError, file_tensors, metadata_of};
-use crate::model::openelm::OpenElmConfig;
-use crate::model::{GenerationDefaults, LoadError, ModelFiles};
-use crate::ops::{BLOCK_VALUES, Block, BlockFormat, DType, TensorData, WeightType};
+use crate::model::{LoadError, ModelFiles};
+use crate::ops::{BLOCK_VALUES, Block, BlockFormat, DType, OpError, TensorData, WeightType};
+use compensate::Compensation;
 use half::bf16;
 use std::io::Write;
 use std::path::Path;
+
+/// All inputs of a block matter alike.
+const EVEN: [f32; BLOCK_VALUES] = [1.0; BLOCK_VALUES];
 
 /// Number of GGUF's version of its quantised formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
 /// How the file is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuantizeOptions {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuantizeOptions<'a> {
     /// What matrices become.
     pub stored: WeightType,
     /// Whether scales of `Q4_0` blocks are searched (`search`) instead of taken by the plain rule.
     pub search: bool,
     /// Threads.
     pub threads: usize,
+    /// What flows into matrices, for the search; without it all inputs of a matrix matter alike, and none makes up for another.
+    pub calibration: Option<&'a Calibration>,
 }
 
 /// What became of a tensor.
@@ -47,6 +56,9 @@ pub enum QuantizeError {
     /// The source cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// There is no memory for the activations of a calibration.
+    #[error(transparent)]
+    Memory(#[from] OpError),
     /// The file cannot be written, or has no form for the model.
     #[error(transparent)]
     Write(#[from] GgufError),
@@ -69,10 +81,10 @@ pub enum QuantizeError {
 pub fn quantize(
     files: &ModelFiles,
     (path, name): (&Path, &str),
-    options: QuantizeOptions,
+    options: QuantizeOptions<'_>,
     mut done: impl FnMut(&QuantizedTensor, usize),
 ) -> Result<Vec<QuantizedTensor>, QuantizeError> {
-    let config = config_of(files)?;
+    let config = files.config_as_served()?;
     let plan = file_tensors(&config)?;
     let tensors: Vec<NewTensor> = plan.iter().map(|tensor| new_tensor(tensor, options.stored)).collect();
     let documents = (files.tokenizer.as_ref(), files.tokenizer_config.as_ref());
@@ -91,16 +103,6 @@ pub fn quantize(
     };
     write(path, &metadata, &tensors, fill)?;
     Ok(written)
-}
-
-/// The configuration, with the ends of texts that the server would use: `generation_config.json` comes before `config.json`.
-fn config_of(files: &ModelFiles) -> Result<OpenElmConfig, LoadError> {
-    let mut config = files.config()?;
-    let generation = files.generation_config.as_ref().map(GenerationDefaults::parse).transpose()?;
-    if let Some(ids) = generation.and_then(|generation| generation.eos_token_ids) {
-        config.eos_token_ids = ids;
-    }
-    Ok(config)
 }
 
 /// `chat_template.jinja` comes before the template in `tokenizer_config.json`, as in the server.
@@ -130,20 +132,21 @@ fn new_tensor(tensor: &FileTensor, stored: WeightType) -> NewTensor {
 fn encode_tensor(
     files: &ModelFiles,
     tensor: &FileTensor,
-    (stored, options): (WeightType, QuantizeOptions),
+    (stored, options): (WeightType, QuantizeOptions<'_>),
     out: &mut dyn Write,
 ) -> Result<QuantizedTensor, QuantizeError> {
     let missing = || LoadError::MissingTensor { file: files.checkpoint.files(), tensor: tensor.source.clone(), wanted: Vec::new() };
     let source = files.checkpoint.get(&tensor.source)?.ok_or_else(missing)?;
     let data = source.data().ok_or_else(missing)?;
     let threads = options.threads.clamp(1, tensor.rows().max(1));
+    let rule = Rule::new(&tensor.source, &data, (stored, options));
     let parts: Vec<Encoded> = std::thread::scope(|scope| {
         let part = |index: usize| {
             let rows = tensor.rows() * index / threads..tensor.rows() * (index + 1) / threads;
-            let data = &data;
+            let (data, rule) = (&data, &rule);
             scope.spawn(move || {
                 let mut encoded = Encoded::default();
-                rows.for_each(|row| encoded.add_row(data, tensor.source_row(row), (stored, options.search)));
+                rows.for_each(|row| encoded.add_row(data, tensor.source_row(row), rule));
                 encoded
             })
         };
@@ -163,6 +166,31 @@ fn encode_tensor(
     Ok(QuantizedTensor { name: tensor.name.clone(), stored, bytes, relative_error })
 }
 
+/// How the rows of a tensor are rounded.
+enum Rule {
+    Number(DType),
+    Plain(BlockFormat),
+    /// `Q4_0`, each block for itself.
+    Searched,
+    /// `Q4_0`, so that inputs make up for each other.
+    Compensated(Compensation),
+}
+
+impl Rule {
+    /// That of a tensor that lies in `source`, whose rows are those of `data`.
+    fn new(source: &str, data: &TensorData<'_>, (stored, options): (WeightType, QuantizeOptions<'_>)) -> Self {
+        let format = match stored {
+            WeightType::Scalar(dtype) => return Self::Number(dtype),
+            WeightType::Blocks(format) => format,
+        };
+        if !options.search || format != BlockFormat::Q4_0 || data.stored() == format.into() {
+            return Self::Plain(format);
+        }
+        let grams = options.calibration.and_then(|calibration| calibration.of(source));
+        grams.map_or(Self::Searched, |grams| Self::Compensated(Compensation::new(grams)))
+    }
+}
+
 /// Some rows as they go into the file.
 #[derive(Default)]
 struct Encoded {
@@ -176,22 +204,21 @@ struct Encoded {
 }
 
 impl Encoded {
-    fn add_row(&mut self, data: &TensorData<'_>, row: usize, (stored, search): (WeightType, bool)) {
+    fn add_row(&mut self, data: &TensorData<'_>, row: usize, rule: &Rule) {
         let mut values = vec![0.0; data.cols()];
         data.read(row, 0, &mut values);
-        match stored {
-            WeightType::Scalar(dtype) => {
-                for &value in &values {
-                    self.add_number(value, dtype);
-                }
+        let blocks = values.as_chunks::<BLOCK_VALUES>().0;
+        match rule {
+            Rule::Number(dtype) => values.iter().for_each(|&value| self.add_number(value, *dtype)),
+            Rule::Plain(format) => {
+                blocks.iter().enumerate().for_each(|(index, values)| self.add_block(values, &data.block(row, index, *format), *format));
             }
-            WeightType::Blocks(format) => {
-                for (index, values) in values.as_chunks::<BLOCK_VALUES>().0.iter().enumerate() {
-                    let is_searched = search && format == BlockFormat::Q4_0 && data.stored() != format.into();
-                    let block =
-                        if is_searched { search::search_q4_0(values, &[1.0; BLOCK_VALUES]) } else { data.block(row, index, format) };
-                    self.add_block(values, &block, format);
-                }
+            Rule::Searched => {
+                blocks.iter().for_each(|values| self.add_block(values, &search::search_q4_0(values, &EVEN), BlockFormat::Q4_0));
+            }
+            Rule::Compensated(compensation) => {
+                let found = compensation.blocks(&values);
+                blocks.iter().zip(&found).for_each(|(values, block)| self.add_block(values, block, BlockFormat::Q4_0));
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::kv_cache::BlockId;
+use crate::model::openelm::OpenElmConfig;
 use crate::model::{Document, ModelSource};
+use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::runner::paged::{RunnerOptions, WeightOptions, load};
 use crate::runner::{ModelRunner as _, ScoreSpec, SequenceSlice, StepBatch};
 use std::path::PathBuf;
@@ -16,7 +18,7 @@ fn golden(name: &str) -> ModelFiles {
 fn written(files: &ModelFiles, stored: impl Into<WeightType>, search: bool) -> (TempDir, ModelFiles, Vec<QuantizedTensor>) {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("model.gguf");
-    let options = QuantizeOptions { stored: stored.into(), search, threads: 3 };
+    let options = QuantizeOptions { stored: stored.into(), search, threads: 3, calibration: None };
     let mut told = 0;
     let tensors = quantize(files, (&path, "test"), options, |_, total| told += usize::from(total > 0)).unwrap();
     assert_eq!(told, tensors.len());
@@ -67,7 +69,8 @@ fn a_weight_that_is_no_number_shows() {
     let tensor = TensorData::new(DType::F32, 1, 64, &bytes).unwrap();
     for stored in [WeightType::from(BlockFormat::Q8_0), BlockFormat::Q4_0.into(), DType::Bf16.into()] {
         let mut encoded = Encoded::default();
-        encoded.add_row(&tensor, 0, (stored, true));
+        let options = QuantizeOptions { stored, search: true, threads: 1, calibration: None };
+        encoded.add_row(&tensor, 0, &Rule::new("x", &tensor, (stored, options)));
         assert!(encoded.beyond.is_some_and(f32::is_nan), "{stored}");
     }
 }
@@ -94,4 +97,60 @@ fn blocks_of_a_file_are_copied_and_what_they_do_not_divide_stays_f32() {
     let (_second, again, copied) = written(&file, BlockFormat::Q4_0, true);
     assert!(copied.iter().all(|tensor| tensor.relative_error == 0.0));
     assert_eq!(scores(&again, WeightOptions::default()), scores(&file, WeightOptions::default()));
+}
+
+/// Texts of 40 tokens.
+fn windows() -> Vec<Vec<u32>> {
+    (0..3).map(|window| (0..40).map(|i| 3 + (i * 7 + window) % 300).collect()).collect()
+}
+
+fn calibrated(files: &ModelFiles, threads: usize, windows: &[Vec<u32>]) -> Calibration {
+    let backend = CpuBackend::new(CpuKernels::Portable, threads).unwrap();
+    let mut told = Vec::new();
+    let calibration = Calibration::measure(files, backend, (windows, 64, threads), |done| told.push(done)).unwrap();
+    assert_eq!(told, (1..=windows.len()).collect::<Vec<_>>());
+    calibration
+}
+
+#[test]
+fn calibration_measures_the_inputs_of_every_matrix() {
+    let files = golden("tiny-hd64-gqa4");
+    let config = files.config().unwrap();
+    let calibration = calibrated(&files, 1, &windows());
+    for (name, shape, _) in config.tensors().into_iter().filter(|(_, shape, _)| shape.len() == 2) {
+        let Some(grams) = calibration.of(&name) else {
+            assert!(name == "transformer.token_embeddings.weight" && !config.tied_head, "nothing flows into {name}");
+            continue;
+        };
+        assert_eq!(grams.iter().flat_map(|gram| gram.inputs.clone()).collect::<Vec<_>>(), (0..shape[1]).collect::<Vec<_>>(), "{name}");
+        for gram in grams {
+            let (count, at) = (gram.inputs.len(), |i: usize, j: usize| gram.sums[i * gram.inputs.len() + j]);
+            assert!((0..count).all(|i| at(i, i) > 0.0), "{name}");
+            let bounded = |i: usize, j: usize| at(i, j).powi(2) <= 1.001 * at(i, i) * at(j, j);
+            assert!((0..count).all(|i| (i..count).all(|j| bounded(i, j))), "{name}");
+        }
+    }
+    assert_eq!(calibration, calibrated(&files, 2, &windows()));
+    assert_ne!(calibration, calibrated(&files, 1, &windows()[..1]));
+}
+
+#[test]
+fn a_calibrated_file_is_nearer_on_its_text() {
+    let files = golden("tiny-hd64-gqa4");
+    let calibration = calibrated(&files, 2, &windows());
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, calibration| {
+        let path = folder.path().join(name);
+        let options = QuantizeOptions { stored: BlockFormat::Q4_0.into(), search: true, threads: 2, calibration };
+        quantize(&files, (&path, "test"), options, |_, _| ()).unwrap();
+        ModelFiles::open(&ModelSource::File(path), None).unwrap()
+    };
+    let of = |files: &ModelFiles| calibrated(files, 1, &windows());
+    let head = |calibration: &Calibration| {
+        calibration.of("transformer.token_embeddings.weight").or(calibration.of("lm_head.weight")).unwrap()[0].sums.clone()
+    };
+    let truth = head(&calibration);
+    let distance = |calibration: Calibration| head(&calibration).iter().zip(&truth).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    let (alone, together) = (distance(of(&write("alone.gguf", None))), distance(of(&write("together.gguf", Some(&calibration)))));
+    assert!(together < alone, "{together} of {alone}");
 }

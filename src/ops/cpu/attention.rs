@@ -197,12 +197,13 @@ impl<T: KvElement> Attention<'_, T> {
                 }
             }
             let mut d = 0;
-            while d + 2 * WIDTH <= head_dim {
+            while two_vectors_fit::<V, G>() && d + 2 * WIDTH <= head_dim {
                 add_values::<V, T, G, 2, DOT>(&p, (tile.values, next.values), (valid, head_dim, d), running);
                 d += 2 * WIDTH;
             }
-            if d < head_dim {
+            while d < head_dim {
                 add_values::<V, T, G, 1, DOT>(&p, (tile.values, next.values), (valid, head_dim, d), running);
+                d += WIDTH;
             }
         }
     }
@@ -244,6 +245,12 @@ unsafe fn softmax<V: Lanes>(scores: &mut [V; TILE_VECTORS], valid: usize, scale:
     }
 }
 
+/// Whether sums of `2 * G` vectors stay in registers: those of a tile do.
+#[inline(always)]
+fn two_vectors_fit<V: Lanes, const G: usize>() -> bool {
+    2 * G <= MAX_GROUP * V::TILE_VECTORS
+}
+
 /// Products of `G` queries with 32 keys, dimension by dimension.
 ///
 /// # Safety
@@ -255,12 +262,35 @@ unsafe fn scores<V: Lanes, T: KvElement, const G: usize, const DOT: bool>(
     next: *const T,
     head_dim: usize,
 ) -> [[V; TILE_VECTORS]; G] {
-    // SAFETY: the caller's promise; prefetched addresses need not be readable.
+    // SAFETY: the caller's promise.
     unsafe {
         let mut scores = [[V::splat(0.0); TILE_VECTORS]; G];
+        if two_vectors_fit::<V, G>() {
+            add_scores::<V, T, G, 2, DOT>(q, (keys, next), (head_dim, 0), &mut scores);
+        } else {
+            add_scores::<V, T, G, 1, DOT>(q, (keys, next), (head_dim, 0), &mut scores);
+            add_scores::<V, T, G, 1, DOT>(q, (keys, next), (head_dim, 1), &mut scores);
+        }
+        scores
+    }
+}
+
+/// Those of `N` vectors of keys, from vector `first` on.
+///
+/// # Safety
+/// As [`scores`].
+#[inline(always)]
+unsafe fn add_scores<V: Lanes, T: KvElement, const G: usize, const N: usize, const DOT: bool>(
+    q: *const f32,
+    (keys, next): (*const T, *const T),
+    (head_dim, first): (usize, usize),
+    scores: &mut [[V; TILE_VECTORS]; G],
+) {
+    // SAFETY: the caller's promise; prefetched addresses need not be readable.
+    unsafe {
         for d in (0..head_dim).step_by(2) {
-            prefetch::<V, T>(next, d * ATTENTION_TILE, 2 * ATTENTION_TILE);
-            for v in 0..TILE_VECTORS {
+            prefetch::<V, T>(next, d * ATTENTION_TILE + 2 * first * WIDTH, 2 * N * WIDTH);
+            for v in first..first + N {
                 if DOT {
                     let key = V::load(keys.add(d * ATTENTION_TILE + 2 * v * WIDTH).cast());
                     for g in 0..G {
@@ -275,7 +305,6 @@ unsafe fn scores<V: Lanes, T: KvElement, const G: usize, const DOT: bool>(
                 }
             }
         }
-        scores
     }
 }
 

@@ -74,6 +74,11 @@ impl<B: BlockProduct> Product for Blocks<B> {
     const BLOCK_BYTES: usize = block_bytes(B::FORMAT);
 
     #[inline(always)]
+    fn tile_rows<V: ByteLanes>() -> usize {
+        V::BYTE_TILE_ROWS
+    }
+
+    #[inline(always)]
     unsafe fn tile<V: ByteLanes, const R: usize, const H: usize>(input: TileInput, half: usize, mut prefetch: Prefetch, out: &mut Sums) {
         // SAFETY: the caller's promise.
         unsafe {
@@ -199,6 +204,15 @@ unsafe fn nibbles<V: ByteLanes, const R: usize, const H: usize>(
         }
         for unit in 0..BLOCK_UNITS / 2 {
             let from = weights.add(unit * UNIT_BYTES + half * UNIT_BYTES / 2);
+            if R >= V::NIBBLE_COLUMN_FROM_ROWS {
+                for h in 0..H {
+                    // Read twice, so that one half of the bytes after the other takes registers.
+                    let from = from.add(h * UNIT_BYTES / 2);
+                    V::add_nibble_column(&mut integers, h, V::load_nibbles(from).0, x.add(unit));
+                    V::add_nibble_column(&mut integers, h, V::load_nibbles(from).1, x.add(BLOCK_UNITS / 2 + unit));
+                }
+                continue;
+            }
             let mut w = [V::load_nibbles(from); H];
             for h in 1..H {
                 w[h] = V::load_nibbles(from.add(h * UNIT_BYTES / 2));

@@ -13,7 +13,7 @@ use super::math::silu;
 use super::matrix::{PANEL, PanelMatrix};
 use super::memory::SharedMut;
 use super::operand::{Operand, OperandMut, UnitFormat};
-use super::product::{Bf16DotProduct, Bf16Product, F16Product, F32Product, Pairs};
+use super::product::{Bf16DotProduct, Bf16Weights, F16Weights, F32Weights, Fused, Pairs};
 use super::tile::{MOST_ROWS, Prefetch, Product, Sums, TileInput};
 use crate::ops::{BlockFormat, DType, MatrixRows, WeightType};
 use std::ops::Range;
@@ -72,9 +72,9 @@ impl Kernel for Linear<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match (self.weight.stored(), self.x.layout().format) {
-                (WeightType::Scalar(DType::Bf16), UnitFormat::F32) => self.panels::<V, Pairs<Bf16Product>>(part),
-                (WeightType::Scalar(DType::F16), UnitFormat::F32) => self.panels::<V, Pairs<F16Product>>(part),
-                (WeightType::Scalar(DType::F32), UnitFormat::F32) => self.panels::<V, Pairs<F32Product>>(part),
+                (WeightType::Scalar(DType::Bf16), UnitFormat::F32) => self.panels::<V, Pairs<Fused<Bf16Weights>>>(part),
+                (WeightType::Scalar(DType::F16), UnitFormat::F32) => self.panels::<V, Pairs<Fused<F16Weights>>>(part),
+                (WeightType::Scalar(DType::F32), UnitFormat::F32) => self.panels::<V, Pairs<Fused<F32Weights>>>(part),
                 (WeightType::Scalar(DType::Bf16), UnitFormat::Bf16Pair) if V::NATIVE_DOT || cfg!(test) => {
                     self.panels::<V, Pairs<Bf16DotProduct>>(part);
                 }
@@ -173,13 +173,13 @@ impl<'a> Linear<'a> {
             match rows.len() {
                 1 => self.halves::<V, P, 1>(panel, tile, prefetch, &mut sums),
                 2 => self.halves::<V, P, 2>(panel, tile, prefetch, &mut sums),
-                3 if V::TILE_ROWS >= 3 => self.halves::<V, P, 3>(panel, tile, prefetch, &mut sums),
-                4 if V::TILE_ROWS >= 4 => self.halves::<V, P, 4>(panel, tile, prefetch, &mut sums),
-                5 if V::TILE_ROWS >= 5 => self.halves::<V, P, 5>(panel, tile, prefetch, &mut sums),
-                6 if V::TILE_ROWS >= 6 => self.halves::<V, P, 6>(panel, tile, prefetch, &mut sums),
-                7 if V::TILE_ROWS >= 7 => self.halves::<V, P, 7>(panel, tile, prefetch, &mut sums),
-                8 if V::TILE_ROWS >= 8 => self.halves::<V, P, 8>(panel, tile, prefetch, &mut sums),
-                other => unreachable!("a tile has at most {} rows, not {other}", V::TILE_ROWS),
+                3 if P::tile_rows::<V>() >= 3 => self.halves::<V, P, 3>(panel, tile, prefetch, &mut sums),
+                4 if P::tile_rows::<V>() >= 4 => self.halves::<V, P, 4>(panel, tile, prefetch, &mut sums),
+                5 if P::tile_rows::<V>() >= 5 => self.halves::<V, P, 5>(panel, tile, prefetch, &mut sums),
+                6 if P::tile_rows::<V>() >= 6 => self.halves::<V, P, 6>(panel, tile, prefetch, &mut sums),
+                7 if P::tile_rows::<V>() >= 7 => self.halves::<V, P, 7>(panel, tile, prefetch, &mut sums),
+                8 if P::tile_rows::<V>() >= 8 => self.halves::<V, P, 8>(panel, tile, prefetch, &mut sums),
+                other => unreachable!("a tile has at most {} rows, not {other}", P::tile_rows::<V>()),
             }
             for (row, sums) in rows.zip(&sums) {
                 self.finish::<V>(panel, row, sums);

@@ -344,9 +344,8 @@ impl Backend for CpuBackend {
         self.finish(out);
     }
 
-    #[cfg(test)]
     fn read_operand(&self, operand: &Operand, rows: usize, width: usize) -> Vec<f32> {
         assert_eq!((operand.layout().rows, operand.layout().width), (rows, width));
-        (0..rows).flat_map(|row| (0..width).map(move |k| operand.value(row, k))).collect()
+        (0..rows).flat_map(|row| operand.row(row)).collect()
     }
 }

@@ -54,6 +54,14 @@ pub(super) struct Factor {
 
 impl Plain for Factor {}
 
+/// Most rows of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TileRows {
+    /// Of f32 and of pairs of bf16.
+    pub(super) numbers: usize,
+    pub(super) bytes: usize,
+}
+
 /// How the rows of one use lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OperandLayout {
@@ -61,8 +69,7 @@ pub(super) struct OperandLayout {
     pub(super) rows: usize,
     /// Values in a row.
     pub(super) width: usize,
-    /// Most rows of a tile.
-    tile_rows: usize,
+    tile_rows: TileRows,
 }
 
 /// Where a row lies: the unit it starts at, and the units from one of its blocks to the next.
@@ -84,7 +91,7 @@ impl RowPlace {
 impl OperandLayout {
     /// Number of tiles.
     pub(super) fn tiles(&self) -> usize {
-        self.rows.div_ceil(self.tile_rows)
+        self.rows.div_ceil(if self.format.is_bytes() { self.tile_rows.bytes } else { self.tile_rows.numbers })
     }
 
     /// Rows of tile `index`.
@@ -125,7 +132,7 @@ impl Operand {
     ///
     /// # Errors
     /// [`OpError::Allocation`] when memory is refused.
-    pub(super) fn new(formats: &[UnitFormat], tile_rows: usize, rows: usize, width: usize) -> Result<Self, OpError> {
+    pub(super) fn new(formats: &[UnitFormat], tile_rows: TileRows, rows: usize, width: usize) -> Result<Self, OpError> {
         let blocks = formats.iter().map(|format| format.blocks(width)).max().unwrap_or(0);
         let of_bytes = if formats.iter().any(|format| format.is_bytes()) { rows } else { 0 };
         let layout = OperandLayout { format: formats.first().copied().unwrap_or(UnitFormat::F32), rows: 0, width, tile_rows };
@@ -177,10 +184,13 @@ impl Operand {
         }
     }
 
-    /// Value `k` of `row`.
-    #[cfg(test)]
-    pub(super) fn value(&self, row: usize, k: usize) -> f32 {
+    /// The values of `row`.
+    pub(super) fn row(&self, row: usize) -> impl Iterator<Item = f32> {
         let place = self.layout.place(row);
+        (0..self.layout.width).map(move |k| self.value(place, k))
+    }
+
+    fn value(&self, place: RowPlace, k: usize) -> f32 {
         let block = |values: usize| &self.units.as_slice()[place.block(k / values)..][..BLOCK_UNITS];
         match self.layout.format {
             UnitFormat::F32 => f32::from_bits(block(8)[k % 8]),
@@ -273,8 +283,10 @@ mod tests {
     use super::super::lanes::Scalar;
     use super::*;
 
+    const ROWS: TileRows = TileRows { numbers: 8, bytes: 4 };
+
     fn filled(format: UnitFormat, rows: usize, width: usize) -> Operand {
-        let mut operand = Operand::new(&[format], 8, rows, width).unwrap();
+        let mut operand = Operand::new(&[format], ROWS, rows, width).unwrap();
         let to = operand.start(format, rows, width);
         for row in 0..rows {
             for k in (0..width).step_by(WIDTH) {
@@ -291,8 +303,9 @@ mod tests {
         for format in [UnitFormat::F32, UnitFormat::Bf16Pair] {
             for (rows, width) in [(1, 1), (1, 16), (2, 17), (5, 40), (8, 96), (9, 33), (17, 64)] {
                 let operand = filled(format, rows, width);
-                for (row, k) in (0..rows).flat_map(|row| (0..width).map(move |k| (row, k))) {
-                    assert_eq!(operand.value(row, k), (row % 8 * 16 + k % 16) as f32, "{format:?} {rows}x{width} at {row} {k}");
+                for row in 0..rows {
+                    let expected = (0..width).map(|k| (row % 8 * 16 + k % 16) as f32);
+                    assert!(operand.row(row).eq(expected), "{format:?} {rows}x{width} at {row}");
                 }
             }
         }
@@ -301,7 +314,7 @@ mod tests {
     #[test]
     fn tiles_are_balanced_and_cover_all_rows() {
         for rows in 1..70 {
-            let layout = OperandLayout { format: UnitFormat::F32, rows, width: 16, tile_rows: 8 };
+            let layout = OperandLayout { format: UnitFormat::F32, rows, width: 16, tile_rows: ROWS };
             let lengths: Vec<usize> = (0..layout.tiles()).map(|i| layout.tile(i).len()).collect();
             assert_eq!(lengths.iter().sum::<usize>(), rows);
             assert!(lengths.iter().all(|&n| n <= 8 && n + 1 >= rows / layout.tiles()), "{rows}: {lengths:?}");
@@ -311,10 +324,10 @@ mod tests {
     #[test]
     fn gathered_rows_keep_their_values() {
         for format in [UnitFormat::F32, UnitFormat::Bf16Pair] {
-            let mut gathered = Operand::new(&[format], 8, 5, 40).unwrap();
+            let mut gathered = Operand::new(&[format], ROWS, 5, 40).unwrap();
             filled(format, 20, 40).gather(&[19, 0, 7], &mut gathered);
             for (row, from) in [(0, 19), (1, 0), (2, 7)] {
-                assert!((0..40).all(|k| gathered.value(row, k) == (from % 8 * 16 + k % 16) as f32));
+                assert!(gathered.row(row).eq((0..40).map(|k| (from % 8 * 16 + k % 16) as f32)));
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::lanes::{ByteLanes, Lanes, WIDTH};
 use super::operand::BLOCK_UNITS;
 use super::tile::{Prefetch, Product, Sums, TileInput};
+use std::marker::PhantomData;
 
 /// How two k come together.
 pub(super) trait PairProduct {
@@ -26,83 +27,115 @@ pub(super) trait PairProduct {
     /// # Safety
     /// `PAIR_UNITS` must be readable at `x`; as the methods of [`Lanes`].
     unsafe fn add<V: Lanes>(sums: V, weights: Self::Weights<V>, x: *const u32) -> V;
-}
 
-/// One fused multiply-add a k, in ascending order.
-///
-/// # Safety
-/// Two f32 at `x`; as the methods of [`Lanes`].
-#[inline(always)]
-unsafe fn fused<V: Lanes>(sums: V, (even, odd): (V, V), x: *const u32) -> V {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (x0, x1) = (V::splat(f32::from_bits(*x)), V::splat(f32::from_bits(*x.add(1))));
-        odd.mul_add(x1, even.mul_add(x0, sums))
+    /// Adds two k of `R` rows to the sums of `16 * H` outputs, from half `half` on.
+    ///
+    /// # Safety
+    /// One pair behind each pointer, of `R` rows; as the methods of [`Lanes`].
+    #[inline(always)]
+    unsafe fn add_pair<V: Lanes, const R: usize, const H: usize>(from: (*const u8, usize), x: *const u32, sums: &mut [[V; H]; R])
+    where
+        Self: Sized,
+    {
+        // SAFETY: the caller's promise.
+        unsafe { add_pair_by_row::<V, Self, R, H>(from, x, sums) }
     }
 }
 
-/// bf16 weights, widened to f32.
-pub(super) struct Bf16Product;
-/// f16 weights, widened to f32.
-pub(super) struct F16Product;
-/// f32 weights.
-pub(super) struct F32Product;
-/// bf16 weights times bf16 activations, by [`Lanes::dot_bf16`].
-pub(super) struct Bf16DotProduct;
+/// Weights as f32.
+pub(super) trait Widened {
+    /// Bytes of two k of 32 outputs.
+    const PAIR_BYTES: usize;
 
-impl PairProduct for Bf16Product {
-    const PAIR_UNITS: usize = 2;
+    /// Reads the even and the odd k of 16 outputs (`half` 0 or 1 of the panel).
+    ///
+    /// # Safety
+    /// `PAIR_BYTES` must be readable at `pair`; as the methods of [`Lanes`].
+    unsafe fn load<V: Lanes>(pair: *const u8, half: usize) -> (V, V);
+}
+
+/// bf16 weights.
+pub(super) struct Bf16Weights;
+/// f16 weights.
+pub(super) struct F16Weights;
+/// f32 weights.
+pub(super) struct F32Weights;
+
+impl Widened for Bf16Weights {
     const PAIR_BYTES: usize = 128;
-    type Weights<V: Lanes> = (V, V);
 
     #[inline(always)]
     unsafe fn load<V: Lanes>(pair: *const u8, half: usize) -> (V, V) {
         // SAFETY: 64 bytes a half.
         unsafe { V::load_bf16_pairs(pair.add(half * 64).cast()) }
     }
-
-    #[inline(always)]
-    unsafe fn add<V: Lanes>(sums: V, weights: (V, V), x: *const u32) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { fused(sums, weights, x) }
-    }
 }
 
-impl PairProduct for F16Product {
-    const PAIR_UNITS: usize = 2;
+impl Widened for F16Weights {
     const PAIR_BYTES: usize = 128;
-    type Weights<V: Lanes> = (V, V);
 
     #[inline(always)]
     unsafe fn load<V: Lanes>(pair: *const u8, half: usize) -> (V, V) {
         // SAFETY: 64 bytes a k, 32 of them a half.
         unsafe { (V::load_f16(pair.add(half * 32).cast()), V::load_f16(pair.add(64 + half * 32).cast())) }
     }
-
-    #[inline(always)]
-    unsafe fn add<V: Lanes>(sums: V, weights: (V, V), x: *const u32) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { fused(sums, weights, x) }
-    }
 }
 
-impl PairProduct for F32Product {
-    const PAIR_UNITS: usize = 2;
+impl Widened for F32Weights {
     const PAIR_BYTES: usize = 256;
-    type Weights<V: Lanes> = (V, V);
 
     #[inline(always)]
     unsafe fn load<V: Lanes>(pair: *const u8, half: usize) -> (V, V) {
         // SAFETY: 128 bytes a k, 64 of them a half.
         unsafe { (V::load(pair.add(half * 64).cast()), V::load(pair.add(128 + half * 64).cast())) }
     }
+}
+
+/// One fused multiply-add a k, in ascending order.
+pub(super) struct Fused<W>(PhantomData<W>);
+
+impl<W: Widened> PairProduct for Fused<W> {
+    const PAIR_UNITS: usize = 2;
+    const PAIR_BYTES: usize = W::PAIR_BYTES;
+    type Weights<V: Lanes> = (V, V);
 
     #[inline(always)]
-    unsafe fn add<V: Lanes>(sums: V, weights: (V, V), x: *const u32) -> V {
+    unsafe fn load<V: Lanes>(pair: *const u8, half: usize) -> (V, V) {
         // SAFETY: the caller's promise.
-        unsafe { fused(sums, weights, x) }
+        unsafe { W::load(pair, half) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<V: Lanes>(sums: V, (even, odd): (V, V), x: *const u32) -> V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (x0, x1) = (V::splat(f32::from_bits(*x)), V::splat(f32::from_bits(*x.add(1))));
+            odd.mul_add(x1, even.mul_add(x0, sums))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pair<V: Lanes, const R: usize, const H: usize>(
+        (weights, half): (*const u8, usize),
+        x: *const u32,
+        sums: &mut [[V; H]; R],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if R < V::COLUMN_FROM_ROWS {
+                return add_pair_by_row::<V, Self, R, H>((weights, half), x, sums);
+            }
+            for h in 0..H {
+                // Read twice, so that one k after the other takes registers.
+                V::add_column(sums, h, W::load::<V>(weights, half + h).0, x);
+                V::add_column(sums, h, W::load::<V>(weights, half + h).1, x.add(1));
+            }
+        }
     }
 }
+
+/// bf16 weights times bf16 activations, by [`Lanes::dot_bf16`].
+pub(super) struct Bf16DotProduct;
 
 impl PairProduct for Bf16DotProduct {
     const PAIR_UNITS: usize = 1;
@@ -124,11 +157,16 @@ impl PairProduct for Bf16DotProduct {
 }
 
 /// All pairs of k of a tile.
-pub(super) struct Pairs<P>(std::marker::PhantomData<P>);
+pub(super) struct Pairs<P>(PhantomData<P>);
 
 impl<P: PairProduct> Product for Pairs<P> {
     const BLOCK_INPUTS: usize = 2 * P::BLOCK_PAIRS;
     const BLOCK_BYTES: usize = P::BLOCK_PAIRS * P::PAIR_BYTES;
+
+    #[inline(always)]
+    fn tile_rows<V: ByteLanes>() -> usize {
+        V::TILE_ROWS
+    }
 
     #[inline(always)]
     unsafe fn tile<V: ByteLanes, const R: usize, const H: usize>(input: TileInput, half: usize, mut prefetch: Prefetch, out: &mut Sums) {
@@ -139,13 +177,13 @@ impl<P: PairProduct> Product for Pairs<P> {
             for _ in 0..pairs / P::BLOCK_PAIRS {
                 prefetch.step::<V>();
                 for pair in 0..P::BLOCK_PAIRS {
-                    add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
+                    P::add_pair::<V, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
                 }
                 weights = weights.add(Self::BLOCK_BYTES);
                 x = x.add(R * BLOCK_UNITS);
             }
             for pair in 0..pairs % P::BLOCK_PAIRS {
-                add_pair::<V, P, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
+                P::add_pair::<V, R, H>((weights.add(pair * P::PAIR_BYTES), half), x.add(pair * P::PAIR_UNITS), &mut sums);
             }
             store(&sums, half, out);
         }
@@ -166,12 +204,12 @@ pub(super) unsafe fn store<V: Lanes, const R: usize, const H: usize>(sums: &[[V;
     }
 }
 
-/// Adds two k.
+/// [`PairProduct::add_pair`], row after row.
 ///
 /// # Safety
 /// One pair behind each pointer, of `R` rows; as the methods of [`Lanes`].
 #[inline(always)]
-unsafe fn add_pair<V: Lanes, P: PairProduct, const R: usize, const H: usize>(
+unsafe fn add_pair_by_row<V: Lanes, P: PairProduct, const R: usize, const H: usize>(
     (weights, half): (*const u8, usize),
     x: *const u32,
     sums: &mut [[V; H]; R],

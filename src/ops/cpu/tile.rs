@@ -51,6 +51,9 @@ pub(super) trait Product {
     /// Bytes of so many inputs of a panel.
     const BLOCK_BYTES: usize;
 
+    /// Most rows of a tile.
+    fn tile_rows<V: ByteLanes>() -> usize;
+
     /// `R` rows times `16 * H` outputs of a panel, from half `half` on.
     ///
     /// # Safety

@@ -31,12 +31,9 @@ pub(super) struct Plan {
 impl Plan {
     /// Looks at every tensor that `config` calls for. What is missing or of another shape is found when the weights are loaded.
     pub(super) fn new(files: &ModelFiles, config: &OpenElmConfig, options: WeightOptions) -> Result<Self, LoadError> {
-        let checkpoint_type = embedding_type(files, config)?;
-        let dtype = options.dtype.unwrap_or(match checkpoint_type {
-            WeightType::Scalar(DType::F32) | WeightType::Blocks(_) => DType::Bf16,
-            WeightType::Scalar(dtype) => dtype,
-        });
-        let storage = Storage { dtype, quantization: options.quantization };
+        let checkpoint_type = files.checkpoint_type(config)?;
+        let dtype = options.dtype.unwrap_or_else(|| Storage::dtype_of(checkpoint_type));
+        let storage = Storage { quantization: options.quantization, ..dtype.into() };
         let mut plan = Self { storage, checkpoint_type, types: Vec::new(), bytes: 0, not_quantised: 0 };
         let mut weights: Vec<(WeightType, u64)> = Vec::new();
         let mut is_quantised = false;
@@ -63,12 +60,4 @@ impl Plan {
         plan.types = weights.into_iter().map(|(stored, _)| stored).collect();
         Ok(plan)
     }
-}
-
-/// How the embedding lies in the checkpoint.
-fn embedding_type(files: &ModelFiles, config: &OpenElmConfig) -> Result<WeightType, LoadError> {
-    let name = "transformer.token_embeddings.weight";
-    let wanted = vec![config.vocab_size, config.model_dim];
-    let missing = || LoadError::MissingTensor { file: files.checkpoint.files(), tensor: name.to_string(), wanted };
-    Ok(files.checkpoint.get(name)?.ok_or_else(missing)?.weight_type())
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Writes a checkpoint with its matrices as `stored`, by the plain rule.
 fn write(path: &Path, files: &ModelFiles, stored: WeightType) {
-    quantize(files, (path, "golden"), QuantizeOptions { stored, search: false, threads: 2 }, |_, _| {}).unwrap();
+    quantize(files, (path, "golden"), QuantizeOptions { stored, search: false, threads: 2, calibration: None }, |_, _| {}).unwrap();
 }
 
 fn bits(files: &ModelFiles, dtype: DType) -> Vec<u32> {

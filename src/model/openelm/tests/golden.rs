@@ -204,7 +204,7 @@ fn logits_of_eight_and_four_bits_stay_near_the_golden_ones() {
         ("tiny-hd32-gqa2", BlockFormat::Q4_0, 8.0, 200),
     ];
     for (name, format, limit, agreeing) in wanted {
-        let storage = Storage { dtype: DType::Bf16, quantization: Some(format) };
+        let storage = Storage { dtype: DType::Bf16, quantization: Some(format), keeps_blocks: true };
         let found = measure(|| CpuBackend::new(CpuKernels::Portable, 2).unwrap(), name, storage);
         println!("{name} {format}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
         assert!(found.worst < limit && found.agreeing >= agreeing, "{name} {format}: {}, {}", found.worst, found.agreeing);
@@ -239,7 +239,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn bits_do_not_depend_on_batch_chunk_threads_or_instruction_set() {
-    let blocks = |dtype, format| Storage { dtype, quantization: Some(format) };
+    let blocks = |dtype, format| Storage { dtype, quantization: Some(format), keeps_blocks: true };
     let runs: [(&str, Storage, Variants); 7] = [
         ("tiny-hd64-gqa4", blocks(DType::F32, BlockFormat::Q8_0), CpuBackend::portable_variants),
         ("tiny-hd64-gqa4", blocks(DType::Bf16, BlockFormat::Q4_0), CpuBackend::portable_variants),

@@ -12,6 +12,7 @@ mod bytes;
 mod neon;
 mod scalar;
 
+use super::operand::TileRows;
 pub(super) use bytes::ByteLanes;
 use half::bf16;
 pub(super) use scalar::Scalar;
@@ -28,6 +29,8 @@ pub(super) trait Lanes: Copy {
     const TILE_ROWS: usize;
     /// Vectors of outputs in such a tile: 2 = a whole panel of 32.
     const TILE_VECTORS: usize;
+    /// Rows of a tile from which on it is summed by [`Self::add_column`].
+    const COLUMN_FROM_ROWS: usize = usize::MAX;
     /// Whether [`Self::dot_bf16`] is one instruction. Elsewhere it is spelled out, for tests.
     const NATIVE_DOT: bool = false;
 
@@ -46,6 +49,15 @@ pub(super) trait Lanes: Copy {
     unsafe fn div(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// Adds to vector `vector` of the sums of each row `weights` times one f32, rounded once. That of the first row is at `x`, that of the
+    /// next one a block of units further on.
+    ///
+    /// # Panics
+    /// Where [`Self::COLUMN_FROM_ROWS`] rules it out.
+    #[inline(always)]
+    unsafe fn add_column<const R: usize, const H: usize>(_sums: &mut [[Self; H]; R], _vector: usize, _weights: Self, _x: *const u32) {
+        unreachable!("tiles are summed by row")
+    }
     /// `self > other ? self : other`: a NaN in `other` stays, one in `self` does not.
     unsafe fn max(self, other: Self) -> Self;
     /// `self < other ? self : other`: a NaN in `other` stays, one in `self` does not.
@@ -190,6 +202,10 @@ pub(super) trait Kernel: Sync {
     unsafe fn run<V: ByteLanes>(&self, part: Part);
 }
 
+fn tile_rows<V: ByteLanes>() -> TileRows {
+    TileRows { numbers: V::TILE_ROWS, bytes: V::BYTE_TILE_ROWS }
+}
+
 /// An instruction set, found from the CPU's features alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
@@ -249,16 +265,16 @@ impl Isa {
         None
     }
 
-    /// Rows of a tile of the matrix kernel, [`Lanes::TILE_ROWS`].
-    pub(super) fn tile_rows(self) -> usize {
+    /// Most rows of a tile of the matrix kernel.
+    pub(super) fn tile_rows(self) -> TileRows {
         match self {
-            Self::Scalar => Scalar::TILE_ROWS,
+            Self::Scalar => tile_rows::<Scalar>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => avx2::Avx2::<false>::TILE_ROWS,
+            Self::Avx2 | Self::AvxVnni => tile_rows::<avx2::Avx2<false>>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => avx512::Avx512::<false, false>::TILE_ROWS,
+            Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => tile_rows::<avx512::Avx512<false, false>>(),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => neon::Neon::TILE_ROWS,
+            Self::Neon => tile_rows::<neon::Neon>(),
         }
     }
 

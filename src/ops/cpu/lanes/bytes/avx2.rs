@@ -3,7 +3,7 @@
 //! `vpmaddubsw` adds two products in 16 bits. Four-bit weights fit eight times over (8 * 2 * 15 * 127 < 2^15), so a block needs one
 //! `vpmaddwd`. Eight-bit weights give their sign to the activations: 2 * 128 * 127 < 2^15 then, where 255 * 127 would not do.
 
-use super::super::avx2::Avx2;
+use super::super::avx2::{Avx2, rows};
 use super::ByteLanes;
 use std::arch::x86_64::*;
 
@@ -68,6 +68,9 @@ unsafe fn both(value: i32) -> Pair {
 
 // SAFETY of all blocks below: the type is only used inside `run`, which enables the features; pointers are the caller's promise.
 impl<const VNNI: bool> ByteLanes for Avx2<VNNI> {
+    const BYTE_TILE_ROWS: usize = rows::MOST_BYTES;
+    const NIBBLE_COLUMN_FROM_ROWS: usize = if VNNI { usize::MAX } else { rows::FEWEST };
+
     type Bytes = Signed;
     type ByteSums = Pair;
     type Nibbles = Pair;
@@ -139,6 +142,12 @@ impl<const VNNI: bool> ByteLanes for Avx2<VNNI> {
             let add = |sums, weights| _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, x));
             (add(sums.0, weights.0), add(sums.1, weights.1))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn add_nibble_column<const R: usize, const H: usize>(sums: &mut [[Pair; H]; R], vector: usize, weights: Pair, x: *const u32) {
+        // SAFETY: see above.
+        unsafe { rows::add_bytes(sums, vector, weights, x) }
     }
 
     #[inline(always)]

@@ -20,6 +20,11 @@ use super::Lanes;
 /// # Safety
 /// All methods require the instruction set of the type; pointers must be valid for what the method says, of any alignment.
 pub(in super::super) trait ByteLanes: Lanes {
+    /// Rows of a tile of the matrix kernel that keep their sums of bytes in registers.
+    const BYTE_TILE_ROWS: usize = Self::TILE_ROWS;
+    /// Rows of a tile from which on four-bit weights are summed by [`Self::add_nibble_column`].
+    const NIBBLE_COLUMN_FROM_ROWS: usize = usize::MAX;
+
     /// 4 weights of 8 bits in each of 16 lanes.
     type Bytes: Copy;
     /// Sums of their products.
@@ -44,6 +49,20 @@ pub(in super::super) trait ByteLanes: Lanes {
     unsafe fn load_nibbles(from: *const u8) -> (Self::Nibbles, Self::Nibbles);
     /// Adds to each lane the products of its 4 weights with the 4 activations at `x`.
     unsafe fn add_nibbles(sums: Self::NibbleSums, weights: Self::Nibbles, x: *const u32) -> Self::NibbleSums;
+    /// Adds to vector `vector` of the sums of each row the products of `weights` with 4 activations. Those of the first row are at `x`, those
+    /// of the next one a block of units further on.
+    ///
+    /// # Panics
+    /// Where [`Self::NIBBLE_COLUMN_FROM_ROWS`] rules it out.
+    #[inline(always)]
+    unsafe fn add_nibble_column<const R: usize, const H: usize>(
+        _sums: &mut [[Self::NibbleSums; H]; R],
+        _vector: usize,
+        _weights: Self::Nibbles,
+        _x: *const u32,
+    ) {
+        unreachable!("tiles are summed by row")
+    }
     /// The sums and `correction`, exactly.
     unsafe fn from_nibble_sums(sums: Self::NibbleSums, correction: i32) -> Self;
 

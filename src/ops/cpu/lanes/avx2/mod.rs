@@ -1,5 +1,7 @@
 //! Lanes as two 256-bit registers; with `VNNI`, the CPU has AVX-VNNI's `vpdpbusd` too.
 
+pub(super) mod rows;
+
 use super::{Kernel, Lanes, Part};
 use std::arch::x86_64::*;
 
@@ -36,8 +38,9 @@ macro_rules! both {
 
 // SAFETY of all blocks below: the type is only used inside `run`, which enables the features; pointers are the caller's promise.
 impl<const VNNI: bool> Lanes for Avx2<VNNI> {
-    const TILE_ROWS: usize = 4;
+    const TILE_ROWS: usize = rows::MOST_FUSED;
     const TILE_VECTORS: usize = 1;
+    const COLUMN_FROM_ROWS: usize = rows::FEWEST;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -102,6 +105,12 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         // SAFETY: see above.
         unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0), _mm256_fmadd_ps(self.1, factor.1, addend.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_column<const R: usize, const H: usize>(sums: &mut [[Self; H]; R], vector: usize, weights: Self, x: *const u32) {
+        // SAFETY: see above.
+        unsafe { rows::add_fused(sums, vector, weights, x) }
     }
 
     #[inline(always)]
