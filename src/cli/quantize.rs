@@ -119,9 +119,8 @@ fn calibrate(files: &ModelFiles, text: &Path, options: &Options, bar: &ProgressB
     let windows = texts::open(files, origin).and_then(|text| text.windows_of(files, (window, number))).with_context(named)?;
     bar.set_length(windows.len() as u64);
     bar.set_message("reading the calibration text");
-    let threads = HostResources::detect().cpus;
     let done = |done: usize| bar.set_position(done as u64);
-    let calibration = Calibration::measure(files, texts::backend()?, (&windows, window, threads), done).with_context(named)?;
+    let calibration = Calibration::measure(files, texts::backend()?, (&windows, window), done).with_context(named)?;
     bar.set_position(0);
     Ok(calibration)
 }

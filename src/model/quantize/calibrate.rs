@@ -1,7 +1,6 @@
-//! What flows into each matrix while the model reads a text, and how its inputs go together: their Gram matrix `mean(x x^T)`.
+//! What flows into each matrix while the model reads a text, and how its inputs go together: their Gram matrix, the sum of `x x^T` over all rows `x`.
 //!
-//! An error `e` in the weights of an output moves it by `e · x`, in the mean square by `e^T mean(x x^T) e`: what `search` weighs errors with,
-//! and what `compensate` makes small.
+//! An error `e` in the weights of an output moves it by `e · x`, over all rows by `e^T (sum x x^T) e` in squares: what `compensate` makes small.
 
 use super::QuantizeError;
 use crate::generation::TokenId;
@@ -12,6 +11,7 @@ use crate::ops::{ATTENTION_TILE, Backend, DType, PackedBatch};
 use multiversion::multiversion;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// Inputs of a matrix that are seen together: a Gram matrix of all would take too much memory where a matrix has many. A multiple of 32.
 const SEGMENT: usize = 1024;
@@ -27,19 +27,19 @@ pub struct Calibration(BTreeMap<String, Vec<Gram>>);
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Gram {
     pub(super) inputs: Range<usize>,
-    /// `[inputs, inputs]`, the upper triangle; the sum over all rows.
+    /// `[inputs, inputs]`, of which the upper triangle is set.
     pub(super) sums: Vec<f32>,
 }
 
 impl Calibration {
-    /// Lets the model read `windows` in f32 on `backend`, each from its beginning. No window is longer than `longest`; `threads` sum.
+    /// Lets the model read `windows` in f32 on `backend`, each from its beginning. No window is longer than `longest`.
     ///
     /// # Errors
     /// [`QuantizeError::Load`], [`QuantizeError::Memory`].
     pub fn measure(
         files: &ModelFiles,
         backend: CpuBackend,
-        (windows, longest, threads): (&[Vec<TokenId>], usize, usize),
+        (windows, longest): (&[Vec<TokenId>], usize),
         mut done: impl FnMut(usize),
     ) -> Result<Self, QuantizeError> {
         let progress = LoadProgress::default();
@@ -57,7 +57,7 @@ impl Calibration {
                 let (name, width) = matrix(decoder.config(), layer, product);
                 let values = decoder.backend().read_operand(operand, window.len(), width);
                 let grams: &mut Vec<Gram> = grams.entry(name).or_insert_with(|| segments(width));
-                grams.iter_mut().for_each(|gram| gram.add(&values, width, threads));
+                grams.iter_mut().for_each(|gram| gram.add(&values, width, decoder.backend()));
             });
             done(index + 1);
         }
@@ -76,19 +76,14 @@ impl Gram {
     }
 
     /// Adds rows of `width` activations. The order of additions depends on nothing but the rows.
-    fn add(&mut self, values: &[f32], width: usize, threads: usize) {
+    fn add(&mut self, values: &[f32], width: usize, backend: &impl Backend) {
         let count = self.inputs.len();
         let segment: Vec<&[f32]> = values.chunks_exact(width).map(|row| &row[self.inputs.clone()]).collect();
-        let mut parts: Vec<Vec<(usize, &mut [f32])>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
-        for (index, sums) in self.sums.chunks_mut(GRAM_ROWS * count).enumerate() {
-            // In turns, since later rows of a triangle are shorter.
-            parts[index % threads.max(1)].push((index * GRAM_ROWS, sums));
-        }
-        std::thread::scope(|scope| {
-            for part in parts {
-                let segment = &segment;
-                scope.spawn(move || part.into_iter().for_each(|(first, sums)| add_products(segment, first, sums)));
-            }
+        // Each is locked once, by the thread whose turn it is.
+        let parts: Vec<Mutex<&mut [f32]>> = self.sums.chunks_mut(GRAM_ROWS * count).map(Mutex::new).collect();
+        backend.for_each(parts.len(), &|index| {
+            let mut sums = parts[index].lock().unwrap_or_else(PoisonError::into_inner);
+            add_products(&segment, index * GRAM_ROWS, &mut sums);
         });
     }
 }

@@ -94,9 +94,9 @@ pub fn quantize(
     }
     metadata.push(("general.file_type".to_owned(), MetaValue::U32(file_type(options.stored))));
     metadata.push(("general.quantization_version".to_owned(), MetaValue::U32(QUANTIZATION_VERSION)));
-    let mut written = Vec::new();
+    let (mut written, mut compensation) = (Vec::new(), None);
     let fill = |index: usize, out: &mut dyn Write| -> Result<(), QuantizeError> {
-        let tensor = encode_tensor(files, &plan[index], (tensors[index].stored, options), out)?;
+        let tensor = encode_tensor(files, &plan[index], (tensors[index].stored, options, &mut compensation), out)?;
         done(&tensor, tensors.len());
         written.push(tensor);
         Ok(())
@@ -132,14 +132,14 @@ fn new_tensor(tensor: &FileTensor, stored: WeightType) -> NewTensor {
 fn encode_tensor(
     files: &ModelFiles,
     tensor: &FileTensor,
-    (stored, options): (WeightType, QuantizeOptions<'_>),
+    (stored, options, compensation): (WeightType, QuantizeOptions<'_>, &mut Option<OfSource>),
     out: &mut dyn Write,
 ) -> Result<QuantizedTensor, QuantizeError> {
     let missing = || LoadError::MissingTensor { file: files.checkpoint.files(), tensor: tensor.source.clone(), wanted: Vec::new() };
     let source = files.checkpoint.get(&tensor.source)?.ok_or_else(missing)?;
     let data = source.data().ok_or_else(missing)?;
     let threads = options.threads.clamp(1, tensor.rows().max(1));
-    let rule = Rule::new(&tensor.source, &data, (stored, options));
+    let rule = Rule::new(&tensor.source, &data, (stored, options, compensation));
     let parts: Vec<Encoded> = std::thread::scope(|scope| {
         let part = |index: usize| {
             let rows = tensor.rows() * index / threads..tensor.rows() * (index + 1) / threads;
@@ -166,19 +166,26 @@ fn encode_tensor(
     Ok(QuantizedTensor { name: tensor.name.clone(), stored, bytes, relative_error })
 }
 
+/// The compensation of a matrix, by its name: several tensors of the file may be cut out of it, one after the other.
+type OfSource = (String, Compensation);
+
 /// How the rows of a tensor are rounded.
-enum Rule {
+enum Rule<'a> {
     Number(DType),
     Plain(BlockFormat),
     /// `Q4_0`, each block for itself.
     Searched,
     /// `Q4_0`, so that inputs make up for each other.
-    Compensated(Compensation),
+    Compensated(&'a Compensation),
 }
 
-impl Rule {
+impl<'a> Rule<'a> {
     /// That of a tensor that lies in `source`, whose rows are those of `data`.
-    fn new(source: &str, data: &TensorData<'_>, (stored, options): (WeightType, QuantizeOptions<'_>)) -> Self {
+    fn new(
+        source: &str,
+        data: &TensorData<'_>,
+        (stored, options, last): (WeightType, QuantizeOptions<'_>, &'a mut Option<OfSource>),
+    ) -> Self {
         let format = match stored {
             WeightType::Scalar(dtype) => return Self::Number(dtype),
             WeightType::Blocks(format) => format,
@@ -186,8 +193,12 @@ impl Rule {
         if !options.search || format != BlockFormat::Q4_0 || data.stored() == format.into() {
             return Self::Plain(format);
         }
-        let grams = options.calibration.and_then(|calibration| calibration.of(source));
-        grams.map_or(Self::Searched, |grams| Self::Compensated(Compensation::new(grams)))
+        let Some(grams) = options.calibration.and_then(|calibration| calibration.of(source)) else { return Self::Searched };
+        if last.as_ref().is_none_or(|(name, _)| name != source) {
+            *last = None;
+        }
+        let (_, compensation) = last.get_or_insert_with(|| (source.to_owned(), Compensation::new(grams)));
+        Self::Compensated(compensation)
     }
 }
 
@@ -204,7 +215,7 @@ struct Encoded {
 }
 
 impl Encoded {
-    fn add_row(&mut self, data: &TensorData<'_>, row: usize, rule: &Rule) {
+    fn add_row(&mut self, data: &TensorData<'_>, row: usize, rule: &Rule<'_>) {
         let mut values = vec![0.0; data.cols()];
         data.read(row, 0, &mut values);
         let blocks = values.as_chunks::<BLOCK_VALUES>().0;

@@ -70,7 +70,7 @@ fn a_weight_that_is_no_number_shows() {
     for stored in [WeightType::from(BlockFormat::Q8_0), BlockFormat::Q4_0.into(), DType::Bf16.into()] {
         let mut encoded = Encoded::default();
         let options = QuantizeOptions { stored, search: true, threads: 1, calibration: None };
-        encoded.add_row(&tensor, 0, &Rule::new("x", &tensor, (stored, options)));
+        encoded.add_row(&tensor, 0, &Rule::new("x", &tensor, (stored, options, &mut None)));
         assert!(encoded.beyond.is_some_and(f32::is_nan), "{stored}");
     }
 }
@@ -107,7 +107,7 @@ fn windows() -> Vec<Vec<u32>> {
 fn calibrated(files: &ModelFiles, threads: usize, windows: &[Vec<u32>]) -> Calibration {
     let backend = CpuBackend::new(CpuKernels::Portable, threads).unwrap();
     let mut told = Vec::new();
-    let calibration = Calibration::measure(files, backend, (windows, 64, threads), |done| told.push(done)).unwrap();
+    let calibration = Calibration::measure(files, backend, (windows, 64), |done| told.push(done)).unwrap();
     assert_eq!(told, (1..=windows.len()).collect::<Vec<_>>());
     calibration
 }
