@@ -17,6 +17,7 @@ use crate::server::openapi::document_yaml;
 use clap::{ArgMatches, Args as _, Command, FromArgMatches as _};
 use std::ffi::OsString;
 use std::io::{ErrorKind as IoErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Why a command ended without doing what was asked.
@@ -132,6 +133,15 @@ Examples:
   openelm-server quantize DIR small.gguf --type q4_0   one file, in 4.5 bits a weight
   openelm-server quality DIR --against q8_0,small.gguf   what fewer bits cost
   OPENELM_API_KEY=… openelm-server --host 0.0.0.0";
+
+/// Refuses a file of `flag` that cannot be written, before anything slow.
+fn check_output(flag: &str, file: &Path) -> anyhow::Result<()> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() || file.is_dir() {
+        anyhow::bail!("{flag} {}: expected a file in a directory that is there", file.display());
+    }
+    Ok(())
+}
 
 /// Prints `text` to standard output. A reader that has gone away (`| head`) wants no more, and no error.
 fn print(text: &str) -> anyhow::Result<()> {

@@ -83,22 +83,26 @@ impl Text {
 
     /// `number` windows of `length` tokens, or as many as the text has.
     pub(super) fn windows(&self, model: &mut Reader, (length, number): (usize, usize)) -> anyhow::Result<Vec<Vec<TokenId>>> {
-        match self {
-            Self::Given { .. } => self.given((length, number)),
-            Self::MadeUp(source) => Ok(make_up(model, source, (length, number))?),
-        }
+        self.windows_with((length, number), |source| Ok(make_up(model, source, (length, number))?))
     }
 
     /// The same of a model that is not loaded yet, and is only if it must be.
     pub(super) fn windows_of(&self, files: &ModelFiles, (length, number): (usize, usize)) -> anyhow::Result<Vec<Vec<TokenId>>> {
-        let Self::MadeUp(_) = self else { return self.given((length, number)) };
-        let options =
-            ReaderOptions { storage: Storage::widened(), kv_cache_dtype: DType::F32, window: length, sequences: self.sequences() };
-        self.windows(&mut Reader::load(files, backend()?, options)?, (length, number))
+        self.windows_with((length, number), |source| {
+            let (storage, sequences) = (Storage::widened(), self.sequences());
+            let options = ReaderOptions { storage, kv_cache_dtype: DType::F32, window: length, sequences };
+            Ok(make_up(&mut Reader::load(files, backend()?, options)?, source, (length, number))?)
+        })
     }
 
-    fn given(&self, size: (usize, usize)) -> anyhow::Result<Vec<Vec<TokenId>>> {
-        let Self::Given { file, tokens, bos } = self else { return Ok(Vec::new()) };
-        cut(tokens, *bos, size).with_context(|| format!("the text {}", file.display()))
+    fn windows_with(
+        &self,
+        size: (usize, usize),
+        make_up: impl FnOnce(&Source) -> anyhow::Result<Vec<Vec<TokenId>>>,
+    ) -> anyhow::Result<Vec<Vec<TokenId>>> {
+        match self {
+            Self::Given { file, tokens, bos } => cut(tokens, *bos, size).with_context(|| format!("the text {}", file.display())),
+            Self::MadeUp(source) => make_up(source),
+        }
     }
 }

@@ -67,8 +67,7 @@ impl Reader {
 
     /// Backend, instruction set and threads.
     pub fn kernels(&self) -> String {
-        let backend = self.decoder.backend();
-        format!("cpu {} ({} threads)", backend.kernels(), backend.threads())
+        self.decoder.backend().description()
     }
 
     /// Reads a window from its beginning.

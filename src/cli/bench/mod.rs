@@ -144,6 +144,9 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         batches = options.batches();
         let most = batches.last().copied().unwrap_or(1);
         let limits = model.runner.limits();
+        if most > limits.max_num_batched_tokens {
+            bail!("--batch {most} is more than --max-num-batched-tokens {}: lower it, or raise that", limits.max_num_batched_tokens);
+        }
         let of_pool = |context: usize| context.min(limits.num_blocks / most * limits.block_size).saturating_sub(options.decode_steps);
         contexts = lengths("--context", options.context.as_ref(), &[128, 1900], of_pool(context))?;
         if contexts.is_empty() {
@@ -151,9 +154,6 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
                 "the KV cache has no room for --batch {most} and --decode-steps {}: lower them, or raise --kv-cache-memory-bytes",
                 options.decode_steps
             );
-        }
-        if most > limits.max_num_batched_tokens {
-            bail!("--batch {most} is more than --max-num-batched-tokens {}: lower it, or raise that", limits.max_num_batched_tokens);
         }
     }
     if let (true, Some(&most)) = (options.wants(Part::Http), options.clients().last()) {

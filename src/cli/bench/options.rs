@@ -4,7 +4,7 @@ use super::report::Sampling;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Largest number in a list: no context and no batch is longer.
 const MOST: usize = 1 << 20;
@@ -161,10 +161,8 @@ impl Options {
             bail!("nothing is left to measure: --only and the lists of --prefill, --batch, --context and --http exclude everything");
         }
         for (flag, file) in [("--output-json", &self.output_json), ("--output-svg", &self.output_svg)] {
-            let Some(file) = file else { continue };
-            let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if !directory.is_dir() || file.is_dir() {
-                bail!("{flag} {}: expected a file in a directory that is there", file.display());
+            if let Some(file) = file {
+                crate::cli::check_output(flag, file)?;
             }
         }
         Ok(())

@@ -58,7 +58,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let files = open(&options.model, options.tokenizer.as_deref())?;
     let config = files.config_as_served()?;
     let window = window(options, &config)?;
-    check_output(options.output_json.as_deref())?;
+    if let Some(file) = &options.output_json {
+        super::check_output("--output-json", file)?;
+    }
     let candidates =
         options.candidates.iter().map(|name| candidate(name, &files, (&config, window)).with_context(|| format!("--candidates {name}")));
     let candidates = candidates.collect::<anyhow::Result<Vec<_>>>()?;
@@ -114,16 +116,6 @@ fn window(options: &Options, config: &OpenElmConfig) -> anyhow::Result<usize> {
         bail!("{}: a context of {context} tokens is too short to compare anything", options.model);
     }
     Ok(window)
-}
-
-/// Refuses a file that cannot be, before anything slow.
-fn check_output(file: Option<&Path>) -> anyhow::Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !directory.is_dir() || file.is_dir() {
-        bail!("--output-json {}: expected a file in a directory that is there", file.display());
-    }
-    Ok(())
 }
 
 /// The model of a name or a path.

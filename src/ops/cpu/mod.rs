@@ -106,6 +106,11 @@ impl CpuBackend {
         if self.dot { self.isa.name().to_string() } else { format!("portable {}", self.isa.name()) }
     }
 
+    /// Backend, instruction set and threads, for people.
+    pub fn description(&self) -> String {
+        format!("cpu {} ({} threads)", self.kernels(), self.threads())
+    }
+
     fn run(&self, kernel: &impl Kernel) {
         // SAFETY: the instruction set is one of this CPU's; the jobs below give every part its own outputs, and check their pointers.
         self.pool.run(&|part| unsafe { self.isa.run(kernel, part) });

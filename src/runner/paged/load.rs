@@ -141,7 +141,7 @@ pub fn load_with_progress(files: &ModelFiles, options: &RunnerOptions, progress:
         }
         KernelsError::Threads(_) => LoadError::Setup(error.to_string()),
     })?;
-    let kernels = format!("cpu {} ({} threads)", backend.kernels(), backend.threads());
+    let kernels = backend.description();
     load_on(backend, kernels, files, options, progress)
 }
 
