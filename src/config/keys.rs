@@ -112,7 +112,7 @@ keys! {
     QUANTIZATION: COMPUTE_GROUP "quantization" One("TYPE"), "none",
         "Blocks that weights are quantised to at load: none, q8_0 (8.5 bits a weight) or q4_0 (4.5 bits); a file that is quantised already stays as it is";
     KV_CACHE_DTYPE: COMPUTE_GROUP "kv-cache-dtype" One("TYPE"), "auto",
-        "Type of the KV cache: auto, float32, bfloat16 or float16; `auto` follows dtype";
+        "Type of the KV cache: auto, float32, bfloat16, float16 or int8 (with a scale for every token and head); `auto` follows dtype";
     THREADS: COMPUTE_GROUP "threads" One("N"), "auto",
         "Threads that compute; `auto` is one per physical core within the CPU quota";
     CPU_KERNELS: COMPUTE_GROUP "cpu-kernels" One("KERNELS"), "auto",

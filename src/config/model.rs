@@ -53,7 +53,7 @@ pub struct Config {
     /// Blocks that weights are quantised to at load.
     pub quantization: Quantization,
     /// Type of the KV cache; `Auto` follows `dtype`.
-    pub kv_cache_dtype: Dtype,
+    pub kv_cache_dtype: KvCacheDtype,
     /// Threads of the CPU backend; `None` takes one per physical core within the CPU quota.
     pub threads: Option<usize>,
     /// Kernels of the CPU backend.
@@ -116,6 +116,21 @@ pub enum Dtype {
     Bfloat16,
     /// 16 bits, IEEE half precision.
     Float16,
+}
+
+/// A type of the KV cache as asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum KvCacheDtype {
+    /// As [`Dtype`] is resolved.
+    Auto,
+    /// 32 bits.
+    Float32,
+    /// 16 bits with the exponent of float32.
+    Bfloat16,
+    /// 16 bits, IEEE half precision.
+    Float16,
+    /// 8 bits, with a scale for every token and head.
+    Int8,
 }
 
 /// Blocks that weights are quantised to at load.
@@ -213,6 +228,11 @@ impl Choice for Dtype {
         &[("auto", Self::Auto), ("float32", Self::Float32), ("bfloat16", Self::Bfloat16), ("float16", Self::Float16)];
 }
 
+impl Choice for KvCacheDtype {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("float32", Self::Float32), ("bfloat16", Self::Bfloat16), ("float16", Self::Float16), ("int8", Self::Int8)];
+}
+
 impl Choice for Quantization {
     const ALL: &'static [(&'static str, Self)] = &[("none", Self::None), ("q8_0", Self::Q8_0), ("q4_0", Self::Q4_0)];
 }
@@ -231,6 +251,12 @@ impl Choice for LogFormat {
 }
 
 impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl fmt::Display for KvCacheDtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }

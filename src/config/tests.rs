@@ -86,7 +86,7 @@ fn the_contracts_defaults() {
     assert_eq!((config.shutdown_timeout, config.header_timeout), (Duration::from_secs(30), Duration::from_secs(10)));
     assert_eq!((config.write_timeout, config.sse_keep_alive), (Duration::from_secs(30), Duration::from_secs(15)));
     assert!(config.enable_prefix_caching && !config.skip_tokenizer_init && config.api_keys.is_empty());
-    assert_eq!((config.dtype, config.kv_cache_dtype, config.seed, config.threads), (Dtype::Auto, Dtype::Auto, None, None));
+    assert_eq!((config.dtype, config.kv_cache_dtype, config.seed, config.threads), (Dtype::Auto, KvCacheDtype::Auto, None, None));
 }
 
 #[test]

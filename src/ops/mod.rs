@@ -10,12 +10,14 @@
 
 mod blocks;
 pub mod cpu;
+mod kv_type;
 mod packed;
 pub mod reference;
 mod tensor;
 mod weight_bytes;
 
 pub use blocks::{BLOCK_VALUES, Block, BlockFormat};
+pub use kv_type::KvType;
 pub use packed::{PackedBatch, PackedSequence};
 pub use tensor::{DType, RowOrder, TensorData, TensorRows, WeightType};
 pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
@@ -84,7 +86,7 @@ pub struct PageShape {
     /// Width of a head.
     pub head_dim: usize,
     /// How a value is stored.
-    pub dtype: DType,
+    pub stored: KvType,
 }
 
 impl PageShape {
@@ -139,8 +141,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Cosines and sines of the rotary embedding.
     type Rope: Send + Sync;
 
-    /// What computes with weights of these types and a KV cache of this dtype, for the log and the fingerprint: equal names promise equal bits.
-    fn arithmetic(&self, weights: &[WeightType], kv_cache: DType) -> String;
+    /// What computes with weights of these types and a KV cache of this type, for the log and the fingerprint: equal names promise equal bits.
+    fn arithmetic(&self, weights: &[WeightType], kv_cache: KvType) -> String;
 
     /// Takes over a weight matrix `[out, in]`, stored as `stored`.
     ///

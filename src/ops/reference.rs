@@ -1,7 +1,8 @@
 //! The plain backend: one loop after the other, sums in f64, nothing fused, nothing shared. What the fast backends are compared with.
 
 use super::{
-    AttentionShape, BLOCK_VALUES, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData, WeightType,
+    AttentionShape, BLOCK_VALUES, Backend, DType, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData,
+    WeightType,
 };
 use half::{bf16, f16};
 
@@ -26,7 +27,7 @@ impl PlainMatrix {
     }
 }
 
-/// Keys and values `[num_blocks, block_size, kv_heads, head_dim]`, rounded to the dtype of the cache.
+/// Keys and values `[num_blocks, block_size, kv_heads, head_dim]`, rounded to the type of the cache.
 #[derive(Debug)]
 pub struct PlainPages {
     shape: PageShape,
@@ -52,6 +53,18 @@ fn round_to(dtype: DType, value: f32) -> f32 {
     }
 }
 
+/// Keys or values of a head as the cache gives them back.
+fn kept(stored: KvType, values: &[f32]) -> Vec<f32> {
+    match stored {
+        KvType::Scalar(dtype) => values.iter().map(|&value| round_to(dtype, value)).collect(),
+        KvType::Int8 => {
+            let scale = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs())) / 127.0;
+            let nearest = |value: &f32| if scale > 0.0 { (value / scale).round_ties_even().clamp(-127.0, 127.0) * scale } else { 0.0 };
+            values.iter().map(nearest).collect()
+        }
+    }
+}
+
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
@@ -73,7 +86,7 @@ impl Backend for ReferenceBackend {
     type Pages = PlainPages;
     type Rope = PlainRope;
 
-    fn arithmetic(&self, _weights: &[WeightType], _kv_cache: DType) -> String {
+    fn arithmetic(&self, _weights: &[WeightType], _kv_cache: KvType) -> String {
         "reference".to_string()
     }
 
@@ -185,10 +198,10 @@ impl Backend for ReferenceBackend {
             let (block, position) = batch.slot_of_row(row);
             for head in 0..shape.kv_heads {
                 let to = pages.offset(block, position, head);
-                for d in 0..head_dim {
-                    pages.keys[to + d] = round_to(pages.shape.dtype, heads[(shape.q_heads + head) * head_dim + d]);
-                    pages.values[to + d] = round_to(pages.shape.dtype, heads[(shape.q_heads + shape.kv_heads + head) * head_dim + d]);
-                }
+                let key = &heads[(shape.q_heads + head) * head_dim..][..head_dim];
+                let value = &heads[(shape.q_heads + shape.kv_heads + head) * head_dim..][..head_dim];
+                pages.keys[to..to + head_dim].copy_from_slice(&kept(pages.shape.stored, key));
+                pages.values[to..to + head_dim].copy_from_slice(&kept(pages.shape.stored, value));
             }
         }
     }

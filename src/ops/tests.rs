@@ -147,7 +147,7 @@ fn silu_over_its_range() {
 /// Two sequences through shuffled blocks in several chunks, then attention of the last chunk's rows.
 struct AttentionOp {
     shape: AttentionShape,
-    dtype: DType,
+    stored: KvType,
     block_size: usize,
     context: usize,
     norm: bool,
@@ -171,7 +171,7 @@ impl Op for AttentionOp {
         let blocks = 2 * self.context.div_ceil(self.block_size);
         let s = self.shape;
         let page =
-            PageShape { num_blocks: blocks, block_size: self.block_size, kv_heads: s.kv_heads, head_dim: s.head_dim, dtype: self.dtype };
+            PageShape { num_blocks: blocks, block_size: self.block_size, kv_heads: s.kv_heads, head_dim: s.head_dim, stored: self.stored };
         let mut pages = b.pages(page).unwrap();
         b.poison(&mut pages, &(0..blocks as u32).collect::<Vec<_>>());
         let (rope, width) = (b.rope(self.context, s.head_dim, 1000.0), s.qkv_width());
@@ -197,11 +197,12 @@ impl Op for AttentionOp {
 fn attention_over_pages() {
     for (kv_heads, group, head_dim) in [(1, 1, 16), (2, 2, 32), (3, 4, 64), (1, 7, 128), (1, 3, 256), (2, 5, 48), (1, 4, 80), (1, 2, 112)] {
         for context in [1, 2, 31, 32, 33, 70] {
-            for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::Bf16, 4e-2), (DType::F16, 4e-3)] {
+            let numbers = [(DType::F32, 1e-5), (DType::Bf16, 4e-2), (DType::F16, 4e-3)].map(|(dtype, tolerance)| (dtype.into(), tolerance));
+            for (stored, tolerance) in numbers.into_iter().chain([(KvType::Int8, 1e-2)]) {
                 let shape = AttentionShape { q_heads: kv_heads * group, kv_heads, head_dim };
                 for norm in [false, true] {
-                    let op = AttentionOp { shape, dtype, block_size: 32, context, norm };
-                    compare(&format!("attention {shape:?} {dtype} {context}"), Tolerance(tolerance, tolerance), op);
+                    let op = AttentionOp { shape, stored, block_size: 32, context, norm };
+                    compare(&format!("attention {shape:?} {stored} {context}"), Tolerance(tolerance, tolerance), op);
                 }
             }
         }
@@ -212,9 +213,11 @@ fn attention_over_pages() {
 fn attention_does_not_depend_on_the_block_size() {
     let shape = AttentionShape { q_heads: 4, kv_heads: 2, head_dim: 32 };
     for cpu in CpuBackend::portable_variants(2).into_iter().chain(CpuBackend::dot_variants(2)) {
-        let run = |block_size| AttentionOp { shape, dtype: DType::Bf16, block_size, context: 200, norm: true }.run(&cpu);
-        let wanted = run(32);
-        assert!([64, 96, 256].into_iter().all(|block_size| run(block_size) == wanted), "{}", cpu.kernels());
+        for stored in [DType::Bf16.into(), KvType::Int8] {
+            let run = |block_size| AttentionOp { shape, stored, block_size, context: 200, norm: true }.run(&cpu);
+            let wanted = run(32);
+            assert!([64, 96, 256].into_iter().all(|block_size| run(block_size) == wanted), "{} {stored}", cpu.kernels());
+        }
     }
 }
 

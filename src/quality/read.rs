@@ -5,7 +5,7 @@ use crate::generation::TokenId;
 use crate::model::openelm::{Decoder, WeightSource, Workspace};
 use crate::model::{LoadProgress, ModelFiles, Storage};
 use crate::ops::cpu::CpuBackend;
-use crate::ops::{ATTENTION_TILE, Backend, DType, PackedBatch};
+use crate::ops::{ATTENTION_TILE, Backend, KvType, PackedBatch};
 use std::ops::Range;
 
 /// How a model reads.
@@ -14,7 +14,7 @@ pub struct ReaderOptions {
     /// How its matrices are stored.
     pub storage: Storage,
     /// How keys and values are stored.
-    pub kv_cache_dtype: DType,
+    pub kv_cache_dtype: KvType,
     /// Longest window.
     pub window: usize,
     /// Windows that are read at the same time.

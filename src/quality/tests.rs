@@ -15,7 +15,8 @@ fn files() -> ModelFiles {
 
 fn reader(storage: Storage, sequences: usize) -> Reader {
     let backend = CpuBackend::new(CpuKernels::Portable, 1).expect("kernels");
-    Reader::load(&files(), backend, ReaderOptions { storage, kv_cache_dtype: DType::F32, window: WINDOW, sequences }).expect("loaded")
+    Reader::load(&files(), backend, ReaderOptions { storage, kv_cache_dtype: DType::F32.into(), window: WINDOW, sequences })
+        .expect("loaded")
 }
 
 fn quantised(format: BlockFormat) -> Storage {

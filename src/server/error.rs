@@ -226,7 +226,7 @@ impl ApiError {
         use ErrorKind as K;
         let (status, kind, code, param) = match self {
             Self::InvalidJson { param, .. } => (400, K::InvalidRequestError, Some("invalid_json"), param.clone()),
-            Self::NotAnObject { .. } => (400, K::InvalidRequestError, Some("invalid_type"), Some("body".to_owned())),
+            Self::NotAnObject { .. } => (400, K::InvalidRequestError, Some("invalid_type"), None),
             Self::InvalidValue { param, .. } => (400, K::InvalidRequestError, Some("invalid_value"), Some(param.clone())),
             Self::WrongType { param, .. } => (400, K::InvalidRequestError, Some("invalid_type"), Some(param.clone())),
             Self::Missing { param } => (400, K::InvalidRequestError, Some("missing_required_parameter"), Some(param.clone())),

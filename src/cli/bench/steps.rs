@@ -98,13 +98,13 @@ impl Bench<'_> {
         let mut sequences = sequences.with_sampling(self.sampling);
         let (mut done, mut found) = (0, Vec::new());
         for &context in contexts {
-            super::progress(&format!("computing the KV cache of {most} sequences of {context} tokens"));
+            super::progress(&format!("computing the KV cache of {most} x {context} tokens"));
             for sequence in 0..most {
                 sequences.prefill(sequence, done..context)?;
             }
             done = context;
             for &count in batches {
-                super::progress(&format!("decode of {count} sequences at {context} tokens"));
+                super::progress(&format!("decode of {count} sequence{} at {context} tokens", if count == 1 { "" } else { "s" }));
                 let mut rounds = Vec::new();
                 decode_steps(&mut sequences, count, (context, steps.min(WARM_UP_STEPS)))?;
                 sequences.reset_profile();

@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_arithmetic_of_products_tells_the_instruction() {
-        let arithmetic = |backend: &CpuBackend, weights: DType| backend.arithmetic(&[weights.into()], DType::F32);
+        let arithmetic = |backend: &CpuBackend, weights: DType| backend.arithmetic(&[weights.into()], DType::F32.into());
         let instruction = |product_arithmetic: String| super::instruction(&ModelInfo { product_arithmetic, ..info() });
         for backend in CpuBackend::portable_variants(1) {
             let found = [DType::F32, DType::Bf16, DType::F16].map(|weights| instruction(arithmetic(&backend, weights)));

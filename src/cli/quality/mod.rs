@@ -5,9 +5,11 @@
 mod report;
 
 use super::texts::{self, Origin};
+use crate::cli::serve::kv_type;
+use crate::config::KvCacheDtype;
 use crate::model::openelm::OpenElmConfig;
 use crate::model::{ModelFiles, ModelSource, Storage};
-use crate::ops::{BlockFormat, DType};
+use crate::ops::{BlockFormat, DType, KvType};
 use crate::quality::{QualityError, Reader, ReaderOptions, compare, scored, windows_for};
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -21,10 +23,12 @@ pub(super) struct Options {
     /// Directory of a Hugging Face checkpoint, a GGUF file, or `embedded`: the demo model. Its matrices as f32 are the reference
     #[arg(value_name = "MODEL", default_value = "embedded")]
     model: String,
-    /// What is compared with it: its matrices as f32, bf16, f16, q8_0 or q4_0, and other files or directories of the same model. Each has the KV
-    /// cache that `serve` gives it by default
+    /// What is compared with it: its matrices as f32, bf16, f16, q8_0 or q4_0, and other files or directories of the same model
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "bf16,q8_0,q4_0")]
     candidates: Vec<String>,
+    /// Types of the KV cache, with each of which every candidate is compared; `auto` is the one that `serve` gives it by default
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum, default_value = "auto", hide_possible_values = true)]
+    kv_cache_dtype: Vec<KvCacheDtype>,
     /// The text, in UTF-8 [default: one that the model makes up in f32, at temperature 1]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -53,6 +57,12 @@ struct Candidate<'a> {
     storage: Storage,
 }
 
+/// A candidate with a KV cache.
+struct Pair<'a> {
+    candidate: &'a Candidate<'a>,
+    kv_cache: KvType,
+}
+
 /// Compares, shows how far it is, and prints a table.
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let files = open(&options.model, options.tokenizer.as_deref())?;
@@ -66,22 +76,24 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let candidates = candidates.collect::<anyhow::Result<Vec<_>>>()?;
     let origin = options.text.as_deref().map_or(Origin::MadeUp { seed: options.seed }, Origin::File);
     let text = texts::open(&files, origin)?;
-    let mut reference = load(&files, Storage::widened(), (window, text.sequences()))?;
+    let mut reference = load(&files, (Storage::widened(), DType::F32.into()), (window, text.sequences()))?;
     progress(if options.text.is_some() { "reading the text" } else { "making up a text" });
     let windows = text.windows(&mut reference, (window, windows_for(options.tokens as usize, window)))?;
+    let pairs = pairs(&candidates, &options.kv_cache_dtype);
     let mut readers = Vec::new();
-    for Candidate { name, files: own, storage } in &candidates {
-        readers.push(load(own.as_ref().unwrap_or(&files), *storage, (window, 1)).with_context(|| format!("--candidates {name}"))?);
+    for Pair { candidate: Candidate { name, files: own, storage }, kv_cache } in &pairs {
+        let reader = load(own.as_ref().unwrap_or(&files), (*storage, *kv_cache), (window, 1));
+        readers.push(reader.with_context(|| format!("--candidates {name}"))?);
     }
     let bar = ProgressBar::new(windows.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3}% {eta}").context("the template of the progress line")?);
     let compared = compare(&mut reference, &mut readers, &windows, |done| bar.set_position(done as u64));
     bar.finish_and_clear();
-    let (perplexity, scores) = compared.map_err(|error| named(error, &candidates))?;
-    let found = candidates.iter().zip(&readers).zip(scores).map(|((candidate, reader), score)| Found {
-        name: candidate.name.to_owned(),
+    let (perplexity, scores) = compared.map_err(|error| named(error, &pairs))?;
+    let found = pairs.iter().zip(&readers).zip(scores).map(|((pair, reader), score)| Found {
+        name: pair.candidate.name.to_owned(),
         kernels: reader.kernels(),
-        kv_cache_dtype: candidate.storage.dtype,
+        kv_cache: pair.kv_cache,
         score,
     });
     let report = Report {
@@ -166,14 +178,27 @@ fn kind(name: &str) -> Option<(Option<DType>, Option<BlockFormat>)> {
     })
 }
 
-fn load(files: &ModelFiles, storage: Storage, (window, sequences): (usize, usize)) -> anyhow::Result<Reader> {
-    let options = ReaderOptions { storage, kv_cache_dtype: storage.dtype, window, sequences };
+/// Every candidate with every KV cache, but none twice.
+fn pairs<'a>(candidates: &'a [Candidate<'a>], kv_cache_dtypes: &[KvCacheDtype]) -> Vec<Pair<'a>> {
+    let mut pairs: Vec<Pair<'a>> = Vec::new();
+    for candidate in candidates {
+        for kv_cache in kv_cache_dtypes.iter().map(|&asked| kv_type(asked).unwrap_or(candidate.storage.dtype.into())) {
+            if !pairs.iter().any(|pair| std::ptr::eq(pair.candidate, candidate) && pair.kv_cache == kv_cache) {
+                pairs.push(Pair { candidate, kv_cache });
+            }
+        }
+    }
+    pairs
+}
+
+fn load(files: &ModelFiles, (storage, kv_cache): (Storage, KvType), (window, sequences): (usize, usize)) -> anyhow::Result<Reader> {
+    let options = ReaderOptions { storage, kv_cache_dtype: kv_cache, window, sequences };
     Ok(Reader::load(files, texts::backend()?, options)?)
 }
 
 /// The error with the candidate it is about.
-fn named(error: QualityError, candidates: &[Candidate<'_>]) -> anyhow::Error {
+fn named(error: QualityError, pairs: &[Pair<'_>]) -> anyhow::Error {
     let QualityError::NotFinite { candidate: Some(index), .. } = &error else { return error.into() };
-    let name = candidates[*index].name;
+    let name = pairs[*index].candidate.name;
     anyhow::Error::new(error).context(format!("--candidates {name}"))
 }

@@ -1,6 +1,6 @@
 //! What was found, as a table and as JSON.
 
-use crate::ops::DType;
+use crate::ops::KvType;
 use crate::quality::{Perplexity, Score};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub(super) struct Found {
     pub(super) name: String,
     pub(super) kernels: String,
-    pub(super) kv_cache_dtype: DType,
+    pub(super) kv_cache: KvType,
     pub(super) score: Score,
 }
 
@@ -34,27 +34,32 @@ impl Report {
         let mut text = format!("{positions} tokens in windows of {window}, whose second half is scored; {}\n\n", self.kernels);
         let _ = writeln!(
             text,
-            "{:<width$}{:>12}{:>22}{:>26}{:>17}{:>17}",
-            "weights", "perplexity", "increase", "KL divergence, nats", "99th percentile", "top-1 agreement"
+            "{:<width$}  {:<9}{:>12}{:>22}{:>26}{:>17}{:>17}",
+            "weights", "KV cache", "perplexity", "increase", "KL divergence, nats", "99th percentile", "top-1 agreement"
         );
-        let _ = writeln!(text, "{:<width$}{:>12.4}", "f32", self.perplexity.value());
-        for Found { name, score, .. } in &self.found {
+        let _ = writeln!(text, "{:<width$}  {:<9}{:>12.4}", "f32", "float32", self.perplexity.value());
+        for Found { name, kv_cache, score, .. } in &self.found {
             let (increase, divergence) = (score.perplexity_increase(), score.divergence());
             let increase = format!("{:+.3}% ± {:.3}%", increase.mean * 100.0, increase.standard_error * 100.0);
             let far = format!("{:.6} ± {:.6}", divergence.mean, divergence.standard_error);
             let (percentile, same) = (score.divergence_quantile(0.99), format!("{:.2}%", score.top_1_agreement() * 100.0));
-            let _ = writeln!(text, "{name:<width$}{:>12.4}{increase:>22}{far:>26}{percentile:>17.6}{same:>17}", score.perplexity().value());
+            let kv_cache = kv_cache.to_string();
+            let _ = writeln!(
+                text,
+                "{name:<width$}  {kv_cache:<9}{:>12.4}{increase:>22}{far:>26}{percentile:>17.6}{same:>17}",
+                score.perplexity().value()
+            );
         }
         text
     }
 
     /// The same for programs; shares are of 1.
     pub(super) fn json(&self) -> Value {
-        let one = |Found { name, kernels, kv_cache_dtype, score }: &Found| {
+        let one = |Found { name, kernels, kv_cache, score }: &Found| {
             let (increase, divergence) = (score.perplexity_increase(), score.divergence());
             json!({
                 "weights": name,
-                "kv_cache_dtype": kv_cache_dtype.to_string(),
+                "kv_cache_dtype": kv_cache.to_string(),
                 "kernels": kernels,
                 "perplexity": score.perplexity().value(),
                 "perplexity_increase": increase.mean,

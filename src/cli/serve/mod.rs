@@ -23,6 +23,7 @@ use crate::telemetry::logging::{self, Format};
 use crate::telemetry::metrics::{CacheConfig, Metrics};
 use anyhow::Context as _;
 use banner::Banner;
+pub(in crate::cli) use model::kv_type;
 use shutdown::{End, Signals};
 use std::io::IsTerminal as _;
 use std::net::TcpListener;

@@ -1,12 +1,12 @@
 //! What the configuration means for the loader, the engine and the sampling defaults.
 
 use crate::config::host::HostResources;
-use crate::config::{self, Config, Dtype, GenerationConfigSource, Quantization, WeightCache};
+use crate::config::{self, Config, Dtype, GenerationConfigSource, KvCacheDtype, Quantization, WeightCache};
 use crate::engine::EngineConfig;
 use crate::model::files::read;
 use crate::model::{GenerationDefaults, ModelFiles, ModelSource};
 use crate::ops::cpu::CpuKernels;
-use crate::ops::{BlockFormat, DType};
+use crate::ops::{BlockFormat, DType, KvType};
 use crate::runner::paged::{ModelInfo, RunnerOptions, WeightOptions};
 use crate::server;
 use crate::tokenizer::Tokenizer;
@@ -26,7 +26,7 @@ pub(super) fn open(config: &Config) -> anyhow::Result<ModelFiles> {
 pub(super) fn runner_options(config: &Config, host: HostResources) -> RunnerOptions {
     RunnerOptions {
         weights: weight_options(config),
-        kv_cache_dtype: dtype(config.kv_cache_dtype),
+        kv_cache_dtype: kv_type(config.kv_cache_dtype),
         max_model_len: config.max_model_len,
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
@@ -63,6 +63,17 @@ fn dtype(asked: Dtype) -> Option<DType> {
         Dtype::Float32 => Some(DType::F32),
         Dtype::Bfloat16 => Some(DType::Bf16),
         Dtype::Float16 => Some(DType::F16),
+    }
+}
+
+/// The type of the KV cache that was asked for; `None` leaves it to the model.
+pub(in crate::cli) fn kv_type(asked: KvCacheDtype) -> Option<KvType> {
+    match asked {
+        KvCacheDtype::Auto => None,
+        KvCacheDtype::Float32 => Some(DType::F32.into()),
+        KvCacheDtype::Bfloat16 => Some(DType::Bf16.into()),
+        KvCacheDtype::Float16 => Some(DType::F16.into()),
+        KvCacheDtype::Int8 => Some(KvType::Int8),
     }
 }
 
@@ -158,7 +169,7 @@ mod tests {
             weight_types: vec![DType::Bf16.into()],
             checkpoint_type: DType::F32.into(),
             not_quantised: 0,
-            kv_cache_dtype: DType::Bf16,
+            kv_cache_dtype: DType::Bf16.into(),
             kernels: "reference".to_owned(),
             product_arithmetic: "reference".to_owned(),
             fingerprint: "fp".to_owned(),
@@ -182,7 +193,7 @@ mod tests {
         let options = runner_options(&config(&set), HOST);
         assert_eq!(
             (options.threads, options.weights.dtype, options.kv_cache_dtype, options.max_num_seqs),
-            (2, Some(DType::F32), Some(DType::F16), 7)
+            (2, Some(DType::F32), Some(DType::F16.into()), 7)
         );
     }
 

@@ -5,8 +5,8 @@
 use crate::model::LoadError;
 use crate::model::files::Document;
 use crate::model::json::JsonFile;
-use crate::ops::AttentionShape;
 use crate::ops::cpu::MAX_HEAD_DIM;
+use crate::ops::{AttentionShape, KvType};
 
 /// Most layers of a model.
 pub(crate) const MAX_LAYERS: usize = 1024;
@@ -186,9 +186,9 @@ impl OpenElmConfig {
         (self.vocab_size * self.model_dim) as u64
     }
 
-    /// Values of K and V that one token keeps over all layers.
-    pub fn kv_values_per_token(&self) -> usize {
-        self.layers.iter().map(|layer| 2 * layer.kv_heads * self.head_dim).sum()
+    /// Bytes of K and V that one token keeps over all layers.
+    pub fn kv_bytes_per_token(&self, stored: KvType) -> usize {
+        self.layers.iter().map(|layer| layer.kv_heads * stored.head_bytes(self.head_dim)).sum()
     }
 }
 

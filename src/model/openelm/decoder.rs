@@ -7,7 +7,7 @@ use super::config::OpenElmConfig;
 use super::profile::{StepOp, StepProfile};
 use super::weights::{WeightReader, WeightSource, check};
 use crate::model::LoadError;
-use crate::ops::{AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, WeightType};
+use crate::ops::{AttentionShape, Backend, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, WeightType};
 
 /// One layer's weights; names as in the checkpoint.
 struct Layer<B: Backend> {
@@ -139,8 +139,8 @@ impl<B: Backend> Decoder<B> {
     ///
     /// # Errors
     /// [`OpError::Allocation`].
-    pub fn pages(&self, num_blocks: usize, block_size: usize, dtype: DType) -> Result<Vec<B::Pages>, OpError> {
-        let shape = |s: AttentionShape| PageShape { num_blocks, block_size, kv_heads: s.kv_heads, head_dim: s.head_dim, dtype };
+    pub fn pages(&self, num_blocks: usize, block_size: usize, stored: KvType) -> Result<Vec<B::Pages>, OpError> {
+        let shape = |s: AttentionShape| PageShape { num_blocks, block_size, kv_heads: s.kv_heads, head_dim: s.head_dim, stored };
         self.layers.iter().map(|layer| self.backend.pages(shape(layer.shape))).collect()
     }
 

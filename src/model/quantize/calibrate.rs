@@ -47,7 +47,7 @@ impl Calibration {
             WeightSource { checkpoint: &files.checkpoint, storage: Storage::widened(), packed: None, progress: &progress, taken: None };
         let decoder = Decoder::load(backend, files.config()?, &source, longest)?;
         let blocks = longest.div_ceil(ATTENTION_TILE);
-        let mut pages = decoder.pages(blocks, ATTENTION_TILE, DType::F32)?;
+        let mut pages = decoder.pages(blocks, ATTENTION_TILE, DType::F32.into())?;
         let mut workspace = decoder.workspace(longest)?;
         let (mut batch, mut grams) = (PackedBatch::new(ATTENTION_TILE), BTreeMap::new());
         for (index, window) in windows.iter().enumerate() {

@@ -6,13 +6,15 @@
 //! there, and their values are never read (0 × NaN). The query heads of a group go through a tile together and share its loads; each has
 //! its own lanes, so the grouping changes no bit.
 //!
+//! Where keys and values have a scale by position, that of a key multiplies its score, and that of a value the value's weight.
+//!
 //! With `DOT` (bf16 pages only), queries and weights are rounded to bf16 and both products are [`Lanes::dot_bf16`] over pairs.
 
 use super::lanes::{ByteLanes, Kernel, Lanes, Part, WIDTH, sum_tree};
 use super::math::exp;
 use super::memory::at;
 use super::operand::OperandMut;
-use super::pages::{KvElement, PageLayout};
+use super::pages::{KvElement, PagesView};
 use crate::ops::{ATTENTION_TILE, AttentionShape, PackedBatch};
 use std::mem::MaybeUninit;
 
@@ -33,8 +35,7 @@ pub(super) struct Attention<'a, T> {
     pub(super) qkv: &'a [f32],
     pub(super) shape: AttentionShape,
     pub(super) batch: &'a PackedBatch,
-    pub(super) pages: &'a [T],
-    pub(super) layout: PageLayout,
+    pub(super) pages: PagesView<'a, T>,
     /// Products of bf16 pairs; for paired pages only.
     pub(super) dot: bool,
     pub(super) out: OperandMut<'a>,
@@ -45,6 +46,8 @@ pub(super) struct Attention<'a, T> {
 struct Tile<T> {
     keys: *const T,
     values: *const T,
+    /// Scales of the 32 keys and of the 32 values, where there are some.
+    scales: Option<(*const f32, *const f32)>,
 }
 
 /// What one row's attention to one kv head is about.
@@ -146,11 +149,15 @@ impl<T: KvElement> Attention<'_, T> {
     /// The tile of absolute positions `start..start + 32`.
     #[inline(always)]
     fn tile_at(&self, queries: Queries, start: usize) -> Tile<T> {
-        let (size, count) = (self.layout.block_size, ATTENTION_TILE * self.shape.head_dim);
-        let block = self.batch.table_of_row(queries.row)[start / size] as usize;
-        let keys = at(self.pages, self.layout.key_tile(block, queries.kv_head, start % size), count);
-        let values = at(self.pages, self.layout.value_tile(block, queries.kv_head, start % size), count);
-        Tile { keys, values }
+        let PagesView { values, scales, layout } = self.pages;
+        let (position, count) = (start % layout.block_size, ATTENTION_TILE * self.shape.head_dim);
+        let (block, head) = (self.batch.table_of_row(queries.row)[start / layout.block_size] as usize, queries.kv_head);
+        let scale = |place| at(scales, place, ATTENTION_TILE);
+        Tile {
+            keys: at(values, layout.key_tile(block, head, position), count),
+            values: at(values, layout.value_tile(block, head, position), count),
+            scales: T::SCALED.then(|| (scale(layout.key_scale(block, head, position)), scale(layout.value_scale(block, head, position)))),
+        }
     }
 
     /// Adds a tile from position `start` on, of which the first `valid` positions are visible, and prefetches the next one.
@@ -166,6 +173,15 @@ impl<T: KvElement> Attention<'_, T> {
         // SAFETY: the whole tile of keys and of values was checked; only visible values are read.
         unsafe {
             let mut scores = scores::<V, T, G, DOT>(q, tile.keys, next.keys, head_dim);
+            if let Some((keys, _)) = tile.scales {
+                for (v, score) in scores.as_flattened_mut().iter_mut().enumerate() {
+                    *score = score.mul(V::load(keys.add(v % TILE_VECTORS * WIDTH)));
+                }
+            }
+            if let Some((keys, values)) = next.scales {
+                prefetch::<V, f32>(keys, 0, ATTENTION_TILE);
+                prefetch::<V, f32>(values, 0, ATTENTION_TILE);
+            }
             let mut p: TileWeights<G> = [[0.0; ATTENTION_TILE]; G];
             for g in 0..G {
                 let weights = softmax::<V>(&mut scores[g], valid, self.scale());
@@ -189,6 +205,9 @@ impl<T: KvElement> Attention<'_, T> {
                         e = e.keep_first(valid.saturating_sub(v * WIDTH), 0.0);
                     }
                     running.weights[g] = running.weights[g].add(e);
+                    if let Some((_, values)) = tile.scales {
+                        e = e.mul(V::load(values.add(v * WIDTH)));
+                    }
                     if DOT {
                         e.store_bf16(p[g].as_mut_ptr().cast::<u16>().add(v * WIDTH));
                     } else {

@@ -69,10 +69,6 @@ impl<T: Plain> Aligned<T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
-    pub(super) fn as_ptr(&self) -> *const T {
-        self.start.as_ptr()
-    }
-
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -225,7 +221,7 @@ mod tests {
     fn memory_is_aligned_zeroed_and_writable_to_its_end() {
         for len in [0, 1, 15, 64, 100_003, HUGE_PAGE / 4, HUGE_PAGE / 2 + 7] {
             let mut values = Aligned::<f32>::zeroed(len, "a test").unwrap();
-            assert_eq!(values.as_ptr() as usize % ALIGNMENT, 0);
+            assert_eq!(values.as_slice().as_ptr() as usize % ALIGNMENT, 0);
             assert_eq!(values.as_slice().len(), len);
             assert!(values.as_slice().iter().all(|&v| v == 0.0));
             values.as_mut_slice().fill(1.0);
@@ -238,7 +234,7 @@ mod tests {
         let arena = Arena::default();
         let mut pieces: Vec<Aligned<u32>> = [1, 100, 0, HUGE_PAGE, 7].into_iter().map(|len| arena.zeroed(len, "a test").unwrap()).collect();
         for (i, piece) in pieces.iter_mut().enumerate() {
-            assert_eq!(piece.as_ptr() as usize % ALIGNMENT, 0);
+            assert_eq!(piece.as_slice().as_ptr() as usize % ALIGNMENT, 0);
             assert!(piece.as_slice().iter().all(|&v| v == 0));
             piece.as_mut_slice().fill(i as u32 + 1);
         }

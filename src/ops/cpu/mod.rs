@@ -35,8 +35,8 @@ pub use rope::RopeTable;
 pub use select::{CpuKernels, KernelsError};
 
 use super::{
-    ATTENTION_TILE, AttentionShape, Backend, DType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData, WeightBytes,
-    WeightType,
+    ATTENTION_TILE, AttentionShape, Backend, DType, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData,
+    WeightBytes, WeightType,
 };
 use attention::Attention;
 use elementwise::RmsNorm;
@@ -44,7 +44,7 @@ use lanes::{Isa, Kernel};
 use linear::{BlockLinear, Linear, Output};
 use memory::{Arena, SharedMut};
 use operand::{OperandMut, UnitFormat};
-use pages::{KvBf16, KvElement, KvF16, PageLayout, Store};
+use pages::{KvElement, PageLayout, PagesMut, PagesView, Store};
 use pool::ThreadPool;
 use quantize::Quantize;
 use rope::QkNormRopeStore;
@@ -108,7 +108,8 @@ impl CpuBackend {
 
     /// Backend, instruction set and threads, for people.
     pub fn description(&self) -> String {
-        format!("cpu {} ({} threads)", self.kernels(), self.threads())
+        let (threads, plural) = (self.threads(), if self.threads() == 1 { "" } else { "s" });
+        format!("cpu {} ({threads} thread{plural})", self.kernels())
     }
 
     fn run(&self, kernel: &impl Kernel) {
@@ -167,19 +168,14 @@ fn check_shape(shape: AttentionShape, pages: &Pages) {
     assert!(layout.block_size.is_multiple_of(ATTENTION_TILE), "a tile lies in one block");
 }
 
-/// The pages' values as another type of the same size.
-fn cast<T: KvElement>(pages: &Aligned<u16>) -> &[T] {
-    const { assert!(size_of::<T>() == 2) };
-    // SAFETY: T is a transparent u16.
-    unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), pages.len()) }
+/// Pages without scales, to be read.
+fn numbers<T: KvElement>(values: &Aligned<T>, layout: PageLayout) -> PagesView<'_, T> {
+    PagesView { values: values.as_slice(), scales: &[], layout }
 }
 
-/// As [`cast`], mutably.
-fn cast_mut<T: KvElement>(pages: &mut Aligned<u16>) -> &mut [T] {
-    const { assert!(size_of::<T>() == 2) };
-    let values = pages.as_mut_slice();
-    // SAFETY: T is a transparent u16; the borrow is exclusive.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+/// Pages without scales, to be written.
+fn numbers_mut<T: KvElement>(values: &mut Aligned<T>, layout: PageLayout) -> PagesMut<'_, T> {
+    PagesMut { values: values.shared(), scales: SharedMut::of(&mut []), layout }
 }
 
 impl Backend for CpuBackend {
@@ -190,9 +186,9 @@ impl Backend for CpuBackend {
     type Pages = Pages;
     type Rope = RopeTable;
 
-    fn arithmetic(&self, weights: &[WeightType], kv_cache: DType) -> String {
+    fn arithmetic(&self, weights: &[WeightType], kv_cache: KvType) -> String {
         // The instruction set is not part of it: all that share an arithmetic give the same bits.
-        let dot = self.dot && (weights.contains(&DType::Bf16.into()) || kv_cache == DType::Bf16);
+        let dot = self.dot && (weights.contains(&DType::Bf16.into()) || kv_cache == DType::Bf16.into());
         let blocks = weights.iter().any(|stored| matches!(stored, WeightType::Blocks(_)));
         format!("cpu-{}{}", if dot { "bf16dot" } else { "f32fma" }, if blocks { "-int8" } else { "" })
     }
@@ -283,26 +279,30 @@ impl Backend for CpuBackend {
         let norm = norm.as_ref().map(|n| (n.q.as_slice(), n.k.as_slice(), n.eps));
         let (qkv, layout) = (qkv.shared(), pages.layout());
         match &mut pages.store {
-            Store::F32(v) => self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages: v.shared(), layout }),
+            Store::F32(v) => self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages: numbers_mut(v, layout) }),
             Store::Bf16(v) => {
-                let pages = SharedMut::of(cast_mut::<KvBf16>(v));
-                self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages, layout });
+                self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages: numbers_mut(v, layout) })
             }
-            Store::F16(v) => {
-                let pages = SharedMut::of(cast_mut::<KvF16>(v));
-                self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages, layout });
+            Store::F16(v) => self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages: numbers_mut(v, layout) }),
+            Store::Int8 { values, scales } => {
+                let pages = PagesMut { values: values.shared(), scales: scales.shared(), layout };
+                self.run_rows(batch.rows(), &QkNormRopeStore { qkv, shape, norm, rope, batch, pages });
             }
         }
     }
 
     fn paged_attention(&self, qkv: &Aligned<f32>, shape: AttentionShape, batch: &PackedBatch, pages: &Pages, out: Target<'_, Self>) {
         check_shape(shape, pages);
-        let (layout, dot): (PageLayout, bool) = (pages.layout(), self.dot);
+        let (layout, dot) = (pages.layout(), self.dot);
         let (qkv, out) = (qkv.as_slice(), self.start(out, batch.rows(), shape.q_heads * shape.head_dim));
         match &pages.store {
-            Store::F32(v) => self.run(&Attention { qkv, shape, batch, pages: v.as_slice(), layout, dot, out }),
-            Store::Bf16(v) => self.run(&Attention { qkv, shape, batch, pages: cast::<KvBf16>(v), layout, dot, out }),
-            Store::F16(v) => self.run(&Attention { qkv, shape, batch, pages: cast::<KvF16>(v), layout, dot, out }),
+            Store::F32(v) => self.run(&Attention { qkv, shape, batch, pages: numbers(v, layout), dot, out }),
+            Store::Bf16(v) => self.run(&Attention { qkv, shape, batch, pages: numbers(v, layout), dot, out }),
+            Store::F16(v) => self.run(&Attention { qkv, shape, batch, pages: numbers(v, layout), dot, out }),
+            Store::Int8 { values, scales } => {
+                let pages = PagesView { values: values.as_slice(), scales: scales.as_slice(), layout };
+                self.run(&Attention { qkv, shape, batch, pages, dot, out });
+            }
         }
         self.finish(out);
     }

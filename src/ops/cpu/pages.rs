@@ -2,25 +2,30 @@
 //!
 //! A block holds, for every kv head, first K as `[block_size / 32 tiles][head_dim][32 positions]` (a lane is a position), then V as
 //! `[block_size][head_dim]` (a lane is a dimension); in bf16 two dimensions of K and two positions of V lie together, see [`KvElement`].
-//! Blocks of one layer lie one after the other.
+//! Blocks of one layer lie one after the other. Where values have scales, these lie apart: a block holds, for every kv head, one for each
+//! position's key, then one for each position's value.
 
 use super::lanes::Lanes;
-use super::memory::Aligned;
-use crate::ops::{ATTENTION_TILE, DType, OpError, PageShape};
+use super::memory::{Aligned, Plain, SharedMut};
+use crate::ops::{ATTENTION_TILE, DType, KvType, OpError, PageShape};
 use half::{bf16, f16};
 
-/// The values, by dtype.
+/// The values, by type.
 pub(super) enum Store {
     F32(Aligned<f32>),
-    Bf16(Aligned<u16>),
-    F16(Aligned<u16>),
+    Bf16(Aligned<KvBf16>),
+    F16(Aligned<KvF16>),
+    Int8 { values: Aligned<KvInt8>, scales: Aligned<f32> },
 }
 
 /// One layer's pages.
 pub struct Pages {
-    pub(super) shape: PageShape,
+    shape: PageShape,
     pub(super) store: Store,
 }
+
+/// What [`OpError::Allocation`] calls it.
+const WHAT: &str = "the KV cache";
 
 impl Pages {
     /// Allocates zeroed pages.
@@ -29,10 +34,14 @@ impl Pages {
     /// [`OpError::Allocation`] when memory is refused.
     pub(super) fn new(shape: PageShape) -> Result<Self, OpError> {
         let count = 2 * shape.elements();
-        let store = match shape.dtype {
-            DType::F32 => Store::F32(Aligned::zeroed(count, "the KV cache")?),
-            DType::Bf16 => Store::Bf16(Aligned::zeroed(count, "the KV cache")?),
-            DType::F16 => Store::F16(Aligned::zeroed(count, "the KV cache")?),
+        let store = match shape.stored {
+            KvType::Scalar(DType::F32) => Store::F32(Aligned::zeroed(count, WHAT)?),
+            KvType::Scalar(DType::Bf16) => Store::Bf16(Aligned::zeroed(count, WHAT)?),
+            KvType::Scalar(DType::F16) => Store::F16(Aligned::zeroed(count, WHAT)?),
+            KvType::Int8 => {
+                let scales = Aligned::zeroed(count / shape.head_dim, WHAT)?;
+                Store::Int8 { values: Aligned::zeroed(count, WHAT)?, scales }
+            }
         };
         Ok(Self { shape, store })
     }
@@ -42,18 +51,40 @@ impl Pages {
         PageLayout { block_size: self.shape.block_size, kv_heads: self.shape.kv_heads, head_dim: self.shape.head_dim }
     }
 
-    /// Fills `blocks` with NaN.
+    /// Fills `blocks` with NaN; where bytes cannot say it, their scales.
     pub(super) fn poison(&mut self, blocks: &[u32]) {
-        let width = self.layout().block_elements();
-        for &block in blocks {
-            let range = block as usize * width..(block as usize + 1) * width;
-            match &mut self.store {
-                Store::F32(v) => v.as_mut_slice()[range].fill(f32::NAN),
-                Store::Bf16(v) => v.as_mut_slice()[range].fill(bf16::NAN.to_bits()),
-                Store::F16(v) => v.as_mut_slice()[range].fill(f16::NAN.to_bits()),
-            }
+        let layout = self.layout();
+        match &mut self.store {
+            Store::F32(v) => fill(v, layout.block_elements(), blocks, f32::NAN),
+            Store::Bf16(v) => fill(v, layout.block_elements(), blocks, KvBf16(bf16::NAN.to_bits())),
+            Store::F16(v) => fill(v, layout.block_elements(), blocks, KvF16(f16::NAN.to_bits())),
+            Store::Int8 { scales, .. } => fill(scales, layout.block_scales(), blocks, f32::NAN),
         }
     }
+}
+
+fn fill<T: Plain>(values: &mut Aligned<T>, width: usize, blocks: &[u32], value: T) {
+    for &block in blocks {
+        values.as_mut_slice()[block as usize * width..][..width].fill(value);
+    }
+}
+
+/// Pages as attention reads them.
+#[derive(Clone, Copy)]
+pub(super) struct PagesView<'a, T> {
+    pub(super) values: &'a [T],
+    /// None, unless [`KvElement::SCALED`].
+    pub(super) scales: &'a [f32],
+    pub(super) layout: PageLayout,
+}
+
+/// Pages as they are written, by several threads.
+#[derive(Clone, Copy)]
+pub(super) struct PagesMut<'a, T> {
+    pub(super) values: SharedMut<'a, T>,
+    /// None, unless [`KvElement::SCALED`].
+    pub(super) scales: SharedMut<'a, f32>,
+    pub(super) layout: PageLayout,
 }
 
 /// Offsets within a layer's pages, in elements.
@@ -71,8 +102,13 @@ impl PageLayout {
     }
 
     /// Elements of a whole block, K and V of all heads.
-    pub(super) fn block_elements(self) -> usize {
+    fn block_elements(self) -> usize {
         2 * self.kv_heads * self.head_elements()
+    }
+
+    /// Scales of a whole block, of K and V of all heads.
+    fn block_scales(self) -> usize {
+        2 * self.kv_heads * self.block_size
     }
 
     /// K of the tile that holds `position` of the block: `[head_dim][32]`.
@@ -86,16 +122,31 @@ impl PageLayout {
     pub(super) fn value_tile(self, block: usize, head: usize, position: usize) -> usize {
         self.key_tile(block, head, position) + self.head_elements()
     }
+
+    /// The scale of the key of `position`, among the scales.
+    #[inline(always)]
+    pub(super) fn key_scale(self, block: usize, head: usize, position: usize) -> usize {
+        block * self.block_scales() + 2 * head * self.block_size + position
+    }
+
+    /// The scale of the value of `position`, among the scales.
+    #[inline(always)]
+    pub(super) fn value_scale(self, block: usize, head: usize, position: usize) -> usize {
+        self.key_scale(block, head, position) + self.block_size
+    }
 }
 
-/// A dtype that keys and values are stored in.
+/// A type that keys and values are stored in.
 ///
 /// Both are matrices `[sum][lane]`: attention adds over the first index (dimensions of a key, positions of a value) and has the second in
 /// its lanes. With `PAIRED`, two neighbours along the sum lie together, `[sum / 2][lane][2]`.
-pub(super) trait KvElement: Copy + Send + Sync {
+pub(super) trait KvElement: Plain {
     const PAIRED: bool;
 
-    /// The element nearest to `value`.
+    /// Whether a stored value is to be multiplied by a scale of its position and head.
+    const SCALED: bool = false;
+
+    /// The element nearest to `value`, of which the scale was divided.
     fn narrow(value: f32) -> Self;
 
     /// Elements `(sum, lane)` and `(sum + 1, lane)` for 16 lanes, `sum` even, of a matrix of `lanes` lanes.
@@ -126,9 +177,12 @@ impl KvElement for f32 {
     }
 }
 
+/// The bits of a bf16.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct KvBf16(u16);
+
+impl Plain for KvBf16 {}
 
 impl KvElement for KvBf16 {
     const PAIRED: bool = true;
@@ -145,9 +199,12 @@ impl KvElement for KvBf16 {
     }
 }
 
+/// The bits of an f16.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct KvF16(u16);
+
+impl Plain for KvF16 {}
 
 impl KvElement for KvF16 {
     const PAIRED: bool = false;
@@ -161,5 +218,29 @@ impl KvElement for KvF16 {
     unsafe fn pair<V: Lanes>(from: *const Self, sum: usize, lane: usize, lanes: usize) -> (V, V) {
         // SAFETY: the caller's promise; the type is a transparent u16.
         unsafe { (V::load_f16(from.add(sum * lanes + lane).cast()), V::load_f16(from.add((sum + 1) * lanes + lane).cast())) }
+    }
+}
+
+/// A signed byte, see [`KvType::Int8`].
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct KvInt8(i8);
+
+impl Plain for KvInt8 {}
+
+impl KvElement for KvInt8 {
+    const PAIRED: bool = false;
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        // The quotient may have been rounded to a bit above 127. NaN, which the scale keeps, becomes 0.
+        Self(value.round_ties_even().clamp(-127.0, 127.0) as i8)
+    }
+
+    #[inline(always)]
+    unsafe fn pair<V: Lanes>(from: *const Self, sum: usize, lane: usize, lanes: usize) -> (V, V) {
+        // SAFETY: the caller's promise; the type is a transparent i8.
+        unsafe { (V::load_i8(from.add(sum * lanes + lane).cast()), V::load_i8(from.add((sum + 1) * lanes + lane).cast())) }
     }
 }

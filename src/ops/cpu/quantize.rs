@@ -8,8 +8,8 @@ use super::lanes::{ByteLanes, Kernel, Part, WIDTH, sum_tree};
 use super::operand::{Factor, OperandMut, UnitFormat};
 use crate::ops::{BLOCK_VALUES, BlockFormat};
 
-/// Blocks with nothing larger become zeros: 127 divided by it must be finite.
-const LEAST: f32 = 1e-35;
+/// Values of which none is larger become zeros: 127 divided by it must be finite.
+pub(super) const LEAST: f32 = 1e-35;
 
 /// Turns the staged rows of an operand into bytes.
 pub(super) struct Quantize<'a> {

@@ -3,7 +3,8 @@
 use super::elementwise::{inverse_rms, scale_by};
 use super::lanes::{ByteLanes, Kernel, Lanes, Part, WIDTH};
 use super::memory::{SharedMut, at};
-use super::pages::{KvElement, PageLayout};
+use super::pages::{KvElement, PagesMut};
+use super::quantize::LEAST;
 use crate::ops::{ATTENTION_TILE, AttentionShape, PackedBatch};
 
 /// Cosines and sines `[positions][head_dim / 2]`.
@@ -65,8 +66,7 @@ pub(super) struct QkNormRopeStore<'a, T> {
     pub(super) norm: Option<(&'a [f32], &'a [f32], f32)>,
     pub(super) rope: &'a RopeTable,
     pub(super) batch: &'a PackedBatch,
-    pub(super) pages: SharedMut<'a, T>,
-    pub(super) layout: PageLayout,
+    pub(super) pages: PagesMut<'a, T>,
 }
 
 impl<T: KvElement> Kernel for QkNormRopeStore<'_, T> {
@@ -111,19 +111,48 @@ impl<T: KvElement> QkNormRopeStore<'_, T> {
 
     #[inline(always)]
     unsafe fn store_key(&self, block: usize, head: usize, offset: usize, key: &[f32]) {
-        let tile = self.pages.at(self.layout.key_tile(block, head, offset), ATTENTION_TILE * key.len());
-        for (d, &value) in key.iter().enumerate() {
-            // SAFETY: the tile has room for `head_dim` times 32 positions.
-            unsafe { tile.add(T::place(d, offset % ATTENTION_TILE, ATTENTION_TILE)).write(T::narrow(value)) };
+        let layout = self.pages.layout;
+        let tile = self.pages.values.at(layout.key_tile(block, head, offset), ATTENTION_TILE * key.len());
+        // SAFETY: the slot is this row's alone; the tile has room for `head_dim` times 32 positions.
+        unsafe {
+            let factor = self.set_scale(layout.key_scale(block, head, offset), key);
+            for (d, &value) in key.iter().enumerate() {
+                tile.add(T::place(d, offset % ATTENTION_TILE, ATTENTION_TILE)).write(T::narrow(value * factor));
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn store_value(&self, block: usize, head: usize, offset: usize, value: &[f32]) {
-        let tile = self.pages.at(self.layout.value_tile(block, head, offset), ATTENTION_TILE * value.len());
-        for (d, &narrow) in value.iter().enumerate() {
-            // SAFETY: the tile has room for 32 positions of `head_dim`.
-            unsafe { tile.add(T::place(offset % ATTENTION_TILE, d, value.len())).write(T::narrow(narrow)) };
+    unsafe fn store_value(&self, block: usize, head: usize, offset: usize, values: &[f32]) {
+        let layout = self.pages.layout;
+        let tile = self.pages.values.at(layout.value_tile(block, head, offset), ATTENTION_TILE * values.len());
+        // SAFETY: the slot is this row's alone; the tile has room for 32 positions of `head_dim`.
+        unsafe {
+            let factor = self.set_scale(layout.value_scale(block, head, offset), values);
+            for (d, &value) in values.iter().enumerate() {
+                tile.add(T::place(offset % ATTENTION_TILE, d, values.len())).write(T::narrow(value * factor));
+            }
         }
+    }
+
+    /// Writes the scale of a head's values to `place`; returns what the values are multiplied by before they are stored.
+    ///
+    /// # Safety
+    /// The place is the caller's alone.
+    #[inline(always)]
+    unsafe fn set_scale(&self, place: usize, values: &[f32]) -> f32 {
+        if !T::SCALED {
+            return 1.0;
+        }
+        // Magnitudes are ordered as their bits are; what is not finite lies above all.
+        let largest = f32::from_bits(values.iter().fold(0, |largest, value| value.abs().to_bits().max(largest)));
+        let (scale, factor) = match largest {
+            _ if !largest.is_finite() => (f32::NAN, 0.0),
+            _ if largest < LEAST => (0.0, 0.0),
+            _ => (largest / 127.0, 127.0 / largest),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.pages.scales.at(place, 1).write(scale) };
+        factor
     }
 }

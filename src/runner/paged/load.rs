@@ -9,7 +9,7 @@ use crate::model::openelm::{Decoder, OpenElmConfig, workspace_values_per_row};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadError, LoadProgress, ModelFiles};
 use crate::ops::cpu::{CpuBackend, CpuKernels, KernelsError};
-use crate::ops::{ATTENTION_TILE, Backend, DType, WeightType};
+use crate::ops::{ATTENTION_TILE, Backend, DType, KvType, WeightType};
 use crate::runner::RunnerLimits;
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub struct RunnerOptions {
     /// How weights are stored.
     pub weights: WeightOptions,
     /// How keys and values are stored; `None` = as matrices of numbers.
-    pub kv_cache_dtype: Option<DType>,
+    pub kv_cache_dtype: Option<KvType>,
     /// Longest sequence in tokens; `None` = the model's context.
     pub max_model_len: Option<usize>,
     /// Most sequences of a step.
@@ -75,7 +75,7 @@ pub struct ModelInfo {
     /// Matrices that stay numbers, though blocks were asked for, because blocks of 32 do not divide their rows.
     pub not_quantised: usize,
     /// How keys and values are stored.
-    pub kv_cache_dtype: DType,
+    pub kv_cache_dtype: KvType,
     /// Backend, instruction set and threads, for the log.
     pub kernels: String,
     /// Arithmetic of products with matrices of the first of these types, by its name in [`Backend::arithmetic`].
@@ -170,7 +170,7 @@ pub(super) fn load_on<B: Backend>(
     if let (Some(asked), None) = (options.weights.quantization, plan.storage.quantization) {
         tracing::warn!(%asked, "--quantization changes nothing: the matrices are in blocks already, or blocks of 32 do not divide their rows");
     }
-    let (storage, kv_dtype) = (plan.storage, options.kv_cache_dtype.unwrap_or(plan.storage.dtype));
+    let (storage, kv_dtype) = (plan.storage, options.kv_cache_dtype.unwrap_or(plan.storage.dtype.into()));
     let max_model_len = options.max_model_len.unwrap_or(config.max_context_length);
     if max_model_len == 0 || max_model_len > MAX_POSITIONS {
         let wanted = format!("from 1 to {MAX_POSITIONS}");
@@ -190,7 +190,7 @@ pub(super) fn load_on<B: Backend>(
     let info = ModelInfo {
         parameters: config.parameters(),
         weight_bytes: needs.weight_bytes,
-        product_arithmetic: backend.arithmetic(plan.types.get(..1).unwrap_or_default(), DType::F32),
+        product_arithmetic: backend.arithmetic(plan.types.get(..1).unwrap_or_default(), DType::F32.into()),
         weight_types: plan.types,
         checkpoint_type: plan.checkpoint_type,
         not_quantised: plan.not_quantised,
@@ -232,7 +232,7 @@ fn check_options(options: &RunnerOptions) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn needs(config: &OpenElmConfig, plan: &Plan, kv_dtype: DType, max_model_len: usize, options: &RunnerOptions) -> Needs {
+fn needs(config: &OpenElmConfig, plan: &Plan, kv_dtype: KvType, max_model_len: usize, options: &RunnerOptions) -> Needs {
     let rows = options.max_num_batched_tokens as u64;
     // Bytes are staged as f32 and have factors; beside them there may be matrices that read f32.
     let has_blocks = plan.types.iter().any(|stored| matches!(stored, WeightType::Blocks(_)));
@@ -240,7 +240,7 @@ fn needs(config: &OpenElmConfig, plan: &Plan, kv_dtype: DType, max_model_len: us
     Needs {
         weight_bytes: plan.bytes,
         workspace_bytes: rows * workspace_values_per_row(config) as u64 * bytes_per_value + rows.min(32) * config.vocab_size as u64 * 12,
-        block_bytes: (config.kv_values_per_token() * kv_dtype.bytes() * options.block_size) as u64,
+        block_bytes: (config.kv_bytes_per_token(kv_dtype) * options.block_size) as u64,
         max_model_len,
     }
 }

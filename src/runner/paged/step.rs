@@ -2,7 +2,7 @@
 
 use crate::generation::TokenLogprobs;
 use crate::model::openelm::{Decoder, StepOp, StepProfile, Workspace};
-use crate::ops::{Backend, DType, OpError, PackedBatch};
+use crate::ops::{Backend, KvType, OpError, PackedBatch};
 use crate::runner::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlice, StepBatch};
 use crate::sampling::{SampledToken, Sampler, SamplingError, score};
 use std::sync::{Mutex, PoisonError};
@@ -52,7 +52,7 @@ impl<B: Backend> PagedRunner<B> {
     ///
     /// # Errors
     /// [`OpError::Allocation`].
-    pub fn new(decoder: Decoder<B>, limits: RunnerLimits, kv_dtype: DType) -> Result<Self, OpError> {
+    pub fn new(decoder: Decoder<B>, limits: RunnerLimits, kv_dtype: KvType) -> Result<Self, OpError> {
         let rows = LOGIT_ROWS.min(limits.max_num_batched_tokens);
         Ok(Self {
             workspace: decoder.workspace(limits.max_num_batched_tokens)?,

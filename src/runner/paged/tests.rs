@@ -151,7 +151,7 @@ fn the_arithmetic_of_products_is_that_of_the_matrices() {
     let products = |backend, dtype| loaded(backend, dtype).1.product_arithmetic;
     assert_eq!(products(CpuBackend::portable_variants(1).remove(0), DType::Bf16), "cpu-f32fma");
     assert_eq!([DType::Bf16, DType::F16].map(|dtype| products(dot(), dtype)), ["cpu-bf16dot", "cpu-f32fma"]);
-    let keys_alone = RunnerOptions { weights: dtype_of(DType::F32), kv_cache_dtype: Some(DType::Bf16), ..options() };
+    let keys_alone = RunnerOptions { weights: dtype_of(DType::F32), kv_cache_dtype: Some(DType::Bf16.into()), ..options() };
     let info = load_on(dot(), String::new(), &files(), &keys_alone, &LoadProgress::default()).unwrap().info;
     assert_eq!(info.product_arithmetic, "cpu-f32fma", "keys and values are no matrices");
 }

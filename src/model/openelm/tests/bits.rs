@@ -4,7 +4,7 @@
 use super::golden::{Bench, argmax, open};
 use crate::model::{ModelFiles, ModelSource, Storage};
 use crate::ops::cpu::CpuBackend;
-use crate::ops::{Backend, BlockFormat, DType};
+use crate::ops::{Backend, BlockFormat, DType, KvType};
 
 /// What [`Backend::arithmetic`] calls the arithmetic that gives [`RECORDED`], and the one that gives [`RECORDED_DOT`].
 const ARITHMETIC: &str = "cpu-f32fma";
@@ -18,6 +18,13 @@ const RECORDED_BLOCKS: [(&str, BlockFormat, DType, &str); 5] = [
     ("tiny-hd32-gqa2", BlockFormat::Q8_0, DType::Bf16, "ad049eb6d173120f1ab7d229caf89957a19c2c9e648c7ddff093cc2ca879482c"),
     ("embedded", BlockFormat::Q8_0, DType::F32, "59f6f7eade7fec16c5b87c64103733ae14a701775d73bf533e0b03c3689cb0a4"),
     ("embedded", BlockFormat::Q4_0, DType::F16, "d53e3236ea821401e8610e0e8bbaa080adbc8959e227258cf5c9ac666e90aa35"),
+];
+
+/// (model, dtype of weights, hash as in [`RECORDED`]), with a KV cache of 8 bits.
+const RECORDED_INT8_KV: [(&str, DType, &str); 3] = [
+    ("tiny-hd64-gqa4", DType::F32, "a991e22a729dadda7746332a8774fb3c6d0c599a38bd9c7c844c3fd77a6160cd"),
+    ("tiny-hd32-gqa2", DType::Bf16, "e988f33c950b610ad359c160c546e6de3dc8b3a8cf6b21ffcafcb5fcb104986e"),
+    ("embedded", DType::Bf16, "14ff8d589de5bbbca29c4371bd9045e19580fd737c0494eb9197375f778d9858"),
 ];
 
 /// As [`RECORDED`], in the arithmetic of `vdpbf16ps`, which every instruction set has spelled out.
@@ -72,7 +79,7 @@ fn hash(logits: &[Vec<f32>]) -> String {
 }
 
 /// Logits of all positions of [`PROMPTS`] in one batch, in chunks, and of greedy steps after them.
-fn forward(backend: CpuBackend, name: &str, weights: Storage, kv: DType) -> Vec<Vec<f32>> {
+fn forward(backend: CpuBackend, name: &str, weights: Storage, kv: KvType) -> Vec<Vec<f32>> {
     let mut bench = Bench::new(backend, &files(name), (weights, kv), PROMPTS.len());
     let vocab = bench.vocab;
     let mut tokens: Vec<Vec<u32>> =
@@ -96,22 +103,27 @@ fn forward(backend: CpuBackend, name: &str, weights: Storage, kv: DType) -> Vec<
 
 #[test]
 fn logits_have_the_recorded_bits_in_every_instruction_set() {
-    check(ARITHMETIC, CpuBackend::portable_variants, &RECORDED.map(|(name, dtype, kv, hash)| (name, dtype.into(), kv, hash)));
+    check(ARITHMETIC, CpuBackend::portable_variants, &RECORDED.map(|(name, dtype, kv, hash)| (name, dtype.into(), kv.into(), hash)));
 }
 
 #[test]
 fn dot_products_have_the_recorded_bits_in_every_instruction_set() {
-    check(DOT_ARITHMETIC, CpuBackend::dot_variants, &RECORDED_DOT.map(|(name, dtype, kv, hash)| (name, dtype.into(), kv, hash)));
+    check(DOT_ARITHMETIC, CpuBackend::dot_variants, &RECORDED_DOT.map(|(name, dtype, kv, hash)| (name, dtype.into(), kv.into(), hash)));
 }
 
 #[test]
 fn products_of_bytes_have_the_recorded_bits_in_every_instruction_set() {
     let storage = |format| Storage { dtype: DType::F32, quantization: Some(format), keeps_blocks: true };
-    let recorded = RECORDED_BLOCKS.map(|(name, format, kv, hash)| (name, storage(format), kv, hash));
+    let recorded = RECORDED_BLOCKS.map(|(name, format, kv, hash)| (name, storage(format), kv.into(), hash));
     check(BYTE_ARITHMETIC, CpuBackend::portable_variants, &recorded);
 }
 
-fn check(arithmetic: &str, variants: fn(usize) -> Vec<CpuBackend>, recorded: &[(&str, Storage, DType, &str)]) {
+#[test]
+fn an_eight_bit_kv_cache_has_the_recorded_bits_in_every_instruction_set() {
+    check(ARITHMETIC, CpuBackend::portable_variants, &RECORDED_INT8_KV.map(|(name, dtype, hash)| (name, dtype.into(), KvType::Int8, hash)));
+}
+
+fn check(arithmetic: &str, variants: fn(usize) -> Vec<CpuBackend>, recorded: &[(&str, Storage, KvType, &str)]) {
     let mut wrong = Vec::new();
     for &(name, weights, kv, wanted) in recorded {
         for cpu in variants(2) {

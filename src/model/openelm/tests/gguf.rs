@@ -19,7 +19,7 @@ fn bits(files: &ModelFiles, dtype: DType) -> Vec<u32> {
 
 fn bits_on<B: Backend>(backend: B, files: &ModelFiles, dtype: DType) -> Vec<u32> {
     let ids: Vec<u32> = (0..48).map(|i| i * 7 % 300).collect();
-    let logits = all_logits(backend, files, dtype, &[(&ids, ids.len())]);
+    let logits = all_logits(backend, files, (dtype, dtype), &[(&ids, ids.len())]);
     logits[0].iter().map(|value| value.to_bits()).collect()
 }
 

@@ -4,7 +4,7 @@ use crate::model::openelm::{Decoder, WeightSource};
 use crate::model::{LoadProgress, ModelFiles, ModelSource, Storage};
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::reference::ReferenceBackend;
-use crate::ops::{Backend, BlockFormat, DType, PackedBatch};
+use crate::ops::{Backend, BlockFormat, DType, KvType, PackedBatch};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ const BLOCKS: u32 = 16;
 
 impl<B: Backend> Bench<B> {
     /// `weights` and `kv` are how matrices and pages are stored.
-    pub(super) fn new(backend: B, files: &ModelFiles, (weights, kv): (impl Into<Storage>, DType), sequences: usize) -> Self {
+    pub(super) fn new(backend: B, files: &ModelFiles, (weights, kv): (impl Into<Storage>, impl Into<KvType>), sequences: usize) -> Self {
         let config = files.config().unwrap();
         let vocab = config.vocab_size;
         let progress = LoadProgress::default();
@@ -70,7 +70,7 @@ impl<B: Backend> Bench<B> {
             WeightSource { checkpoint: &files.checkpoint, storage: weights.into(), packed: None, progress: &progress, taken: None };
         let decoder = Decoder::load(backend, config, &source, 512).unwrap();
         let blocks = sequences as u32 * BLOCKS;
-        let mut pages = decoder.pages(blocks as usize, 32, kv).unwrap();
+        let mut pages = decoder.pages(blocks as usize, 32, kv.into()).unwrap();
         pages.iter_mut().for_each(|p| decoder.backend().poison(p, &(0..blocks).collect::<Vec<_>>()));
         Self { decoder, pages, vocab }
     }
@@ -101,11 +101,10 @@ impl<B: Backend> Bench<B> {
 pub(super) fn all_logits<B: Backend>(
     backend: B,
     files: &ModelFiles,
-    weights: impl Into<Storage>,
+    storage: (impl Into<Storage>, impl Into<KvType>),
     sequences: &[(&[u32], usize)],
 ) -> Vec<Vec<f32>> {
-    let weights = weights.into();
-    let mut bench = Bench::new(backend, files, (weights, weights.dtype), sequences.len());
+    let mut bench = Bench::new(backend, files, storage, sequences.len());
     let mut done = vec![0; sequences.len()];
     let mut logits = vec![Vec::new(); sequences.len()];
     while (0..sequences.len()).any(|i| done[i] < sequences[i].0.len()) {
@@ -139,10 +138,11 @@ struct Found {
 /// What each of `variants` finds, with its name.
 fn measure_all(variants: Variants, name: &str, dtype: DType) -> Vec<(String, Found)> {
     let all = variants(2);
-    all.iter().enumerate().map(|(i, cpu)| (cpu.kernels(), measure(|| variants(2).swap_remove(i), name, dtype))).collect()
+    all.iter().enumerate().map(|(i, cpu)| (cpu.kernels(), measure(|| variants(2).swap_remove(i), name, (dtype, dtype)))).collect()
 }
 
-fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, storage: impl Into<Storage> + Copy) -> Found {
+fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, (weights, kv): (impl Into<Storage>, impl Into<KvType>)) -> Found {
+    let storage: (Storage, KvType) = (weights.into(), kv.into());
     let files = open(name);
     let vocab = files.config().unwrap().vocab_size;
     let mut found = Found { worst: 0.0, positions: 0, agreeing: 0 };
@@ -169,7 +169,7 @@ fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, storage: impl Into<S
 #[test]
 fn f32_logits_equal_the_golden_ones() {
     for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
-        let reference = ("reference".to_owned(), measure(|| ReferenceBackend, name, DType::F32));
+        let reference = ("reference".to_owned(), measure(|| ReferenceBackend, name, (DType::F32, DType::F32)));
         for (backend, found) in std::iter::once(reference).chain(measure_all(CpuBackend::portable_variants, name, DType::F32)) {
             println!("{name} {backend}: worst {:.2e}, {} of {} argmax", found.worst, found.agreeing, found.positions);
             assert!(found.worst < 2e-5, "{name} {backend}: logits are off by {}", found.worst);
@@ -205,9 +205,18 @@ fn logits_of_eight_and_four_bits_stay_near_the_golden_ones() {
     ];
     for (name, format, limit, agreeing) in wanted {
         let storage = Storage { dtype: DType::Bf16, quantization: Some(format), keeps_blocks: true };
-        let found = measure(|| CpuBackend::new(CpuKernels::Portable, 2).unwrap(), name, storage);
+        let found = measure(|| CpuBackend::new(CpuKernels::Portable, 2).unwrap(), name, (storage, DType::Bf16));
         println!("{name} {format}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
         assert!(found.worst < limit && found.agreeing >= agreeing, "{name} {format}: {}, {}", found.worst, found.agreeing);
+    }
+}
+
+#[test]
+fn an_eight_bit_kv_cache_stays_near_the_golden_logits() {
+    for (name, limit, agreeing) in [("tiny-hd64-gqa4", 0.2, 540), ("tiny-hd32-gqa2", 0.3, 535)] {
+        let found = measure(|| CpuBackend::new(CpuKernels::Portable, 2).unwrap(), name, (DType::F32, KvType::Int8));
+        println!("{name}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
+        assert!(found.worst < limit && found.agreeing >= agreeing, "{name}: {}, {}", found.worst, found.agreeing);
     }
 }
 
@@ -240,16 +249,20 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn bits_do_not_depend_on_batch_chunk_threads_or_instruction_set() {
     let blocks = |dtype, format| Storage { dtype, quantization: Some(format), keeps_blocks: true };
-    let runs: [(&str, Storage, Variants); 7] = [
-        ("tiny-hd64-gqa4", blocks(DType::F32, BlockFormat::Q8_0), CpuBackend::portable_variants),
-        ("tiny-hd64-gqa4", blocks(DType::Bf16, BlockFormat::Q4_0), CpuBackend::portable_variants),
-        ("tiny-hd32-gqa2", blocks(DType::Bf16, BlockFormat::Q8_0), CpuBackend::dot_variants),
-        ("tiny-hd64-gqa4", DType::F32.into(), CpuBackend::portable_variants),
-        ("tiny-hd32-gqa2", DType::Bf16.into(), CpuBackend::portable_variants),
-        ("tiny-hd32-gqa2", DType::F16.into(), CpuBackend::portable_variants),
-        ("tiny-hd64-gqa4", DType::Bf16.into(), CpuBackend::dot_variants),
+    let (float32, bfloat16, float16) = (DType::F32.into(), DType::Bf16.into(), DType::F16.into());
+    let runs: [(&str, Storage, KvType, Variants); 9] = [
+        ("tiny-hd64-gqa4", blocks(DType::F32, BlockFormat::Q8_0), float32, CpuBackend::portable_variants),
+        ("tiny-hd64-gqa4", blocks(DType::Bf16, BlockFormat::Q4_0), bfloat16, CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", blocks(DType::Bf16, BlockFormat::Q8_0), bfloat16, CpuBackend::dot_variants),
+        ("tiny-hd32-gqa2", blocks(DType::Bf16, BlockFormat::Q8_0), KvType::Int8, CpuBackend::portable_variants),
+        ("tiny-hd64-gqa4", DType::F32.into(), float32, CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", DType::Bf16.into(), bfloat16, CpuBackend::portable_variants),
+        ("tiny-hd32-gqa2", DType::F16.into(), float16, CpuBackend::portable_variants),
+        ("tiny-hd64-gqa4", DType::Bf16.into(), bfloat16, CpuBackend::dot_variants),
+        ("tiny-hd64-gqa4", DType::Bf16.into(), KvType::Int8, CpuBackend::dot_variants),
     ];
-    for (name, storage, variants) in runs {
+    for (name, weights, kv, variants) in runs {
+        let storage = (weights, kv);
         let files = open(name);
         let prompts: Vec<Vec<u32>> = cases(name).into_iter().map(|case| case.ids).collect();
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).cycle().take(16).collect();
@@ -261,7 +274,7 @@ fn bits_do_not_depend_on_batch_chunk_threads_or_instruction_set() {
                     if cpu.isa() == "scalar" && chunk != 64 {
                         continue; // without a hardware FMA in the build target this takes minutes
                     }
-                    let what = format!("{name} {storage} chunk {chunk} {} {threads} threads", cpu.kernels());
+                    let what = format!("{name} {weights}, KV cache {kv}, chunk {chunk} {} {threads} threads", cpu.kernels());
                     let sequences: Vec<(&[u32], usize)> = prompts.iter().map(|&ids| (ids, chunk)).collect();
                     for (i, logits) in all_logits(cpu, &files, storage, &sequences).iter().enumerate() {
                         assert!(bits(logits) == alone[i], "{what}: sequence {i} has other bits");

@@ -85,9 +85,13 @@ fn backends_agree_with_plain_candle_operations_on_the_demo_model() {
     let files = ModelFiles::open(&ModelSource::Embedded, None).unwrap();
     let ids: Vec<u32> = (0..150u32).map(|i| 3 + i * 37 % 3000).collect();
     let wanted = Oracle::load(&files).unwrap().forward(&ids).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let cpu =
-        super::golden::all_logits(CpuBackend::new(crate::ops::cpu::CpuKernels::Portable, 2).unwrap(), &files, DType::F32, &[(&ids, 150)]);
-    let reference = super::golden::all_logits(ReferenceBackend, &files, DType::F32, &[(&ids, 150)]);
+    let cpu = super::golden::all_logits(
+        CpuBackend::new(crate::ops::cpu::CpuKernels::Portable, 2).unwrap(),
+        &files,
+        (DType::F32, DType::F32),
+        &[(&ids, 150)],
+    );
+    let reference = super::golden::all_logits(ReferenceBackend, &files, (DType::F32, DType::F32), &[(&ids, 150)]);
     for found in [&cpu[0], &reference[0]] {
         let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1e-3, "logits differ by {worst}");

@@ -2,6 +2,7 @@
 
 use crate::model::openelm::{LayerShape, OpenElmConfig};
 use crate::model::{Document, LoadError};
+use crate::ops::DType;
 use serde_json::{Value, json};
 
 fn parse(config: &Value) -> Result<OpenElmConfig, LoadError> {
@@ -31,7 +32,7 @@ fn published_sizes_have_the_published_parameter_counts() {
     for (name, layers, model_dim, head_dim, parameters, kv_bytes, tensors) in sizes {
         let config = parse(&published(layers, model_dim, head_dim)).unwrap();
         assert_eq!(config.parameters(), parameters, "{name}");
-        assert_eq!(config.kv_values_per_token() * 2, kv_bytes, "{name}: KV bytes of a token in 16 bits");
+        assert_eq!(config.kv_bytes_per_token(DType::Bf16.into()), kv_bytes, "{name}: KV bytes of a token in 16 bits");
         assert_eq!(config.tensors().len(), tensors, "{name}");
     }
 }

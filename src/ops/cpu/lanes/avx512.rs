@@ -98,6 +98,12 @@ impl<const VNNI: bool, const DOT: bool> Lanes for Avx512<VNNI, DOT> {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: see above.
+        unsafe { Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u16) -> (Self, Self) {
         // SAFETY: see above.
         unsafe {

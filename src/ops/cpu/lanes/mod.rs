@@ -39,6 +39,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Reads 16 f16.
     unsafe fn load_f16(from: *const u16) -> Self;
+    /// Reads 16 signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self;
     /// Reads 32 bf16: the even-numbered ones and the odd-numbered ones.
     unsafe fn load_bf16_pairs(from: *const u16) -> (Self, Self);
     /// Writes 16 f32.
@@ -225,6 +227,9 @@ pub(super) enum Isa {
     Avx512Bf16,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// NEON with the `sdot` of ARMv8.2.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 impl Isa {
@@ -252,6 +257,9 @@ impl Isa {
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
             found.push(Self::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                found.push(Self::NeonDot);
+            }
         }
         found
     }
@@ -274,7 +282,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => tile_rows::<avx512::Avx512<false, false>>(),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => tile_rows::<neon::Neon>(),
+            Self::Neon | Self::NeonDot => tile_rows::<neon::Neon<false>>(),
         }
     }
 
@@ -294,6 +302,8 @@ impl Isa {
             Self::Avx512Bf16 => "avx512-bf16",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => "neon-dotprod",
         }
     }
 
@@ -317,7 +327,9 @@ impl Isa {
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512Bf16 => avx512::run_bf16(kernel, part),
                 #[cfg(target_arch = "aarch64")]
-                Self::Neon => neon::run(kernel, part),
+                Self::NeonDot if K::BYTES => neon::run_dot(kernel, part),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon | Self::NeonDot => neon::run(kernel, part),
             }
         }
     }

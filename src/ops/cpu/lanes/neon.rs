@@ -1,4 +1,4 @@
-//! Lanes as four 128-bit registers.
+//! Lanes as four 128-bit registers; with `DOT`, the CPU has the `sdot` of ARMv8.2 too.
 //!
 //! A tile of the matrix kernel is 4 rows x 16 outputs: 16 of the 32 registers accumulate, 8 hold the widened weights of two k, 8 the two
 //! activations of each row (one of them multiplied by lane, `fmla v, v, v[i]`). Five rows would need more than there are.
@@ -11,7 +11,12 @@ use super::{Kernel, Lanes, Part};
 use std::arch::aarch64::*;
 
 #[derive(Clone, Copy)]
-pub(in super::super) struct Neon(pub(super) float32x4_t, pub(super) float32x4_t, pub(super) float32x4_t, pub(super) float32x4_t);
+pub(in super::super) struct Neon<const DOT: bool>(
+    pub(super) float32x4_t,
+    pub(super) float32x4_t,
+    pub(super) float32x4_t,
+    pub(super) float32x4_t,
+);
 
 /// Runs `kernel` with NEON enabled.
 ///
@@ -20,7 +25,17 @@ pub(in super::super) struct Neon(pub(super) float32x4_t, pub(super) float32x4_t,
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn run<K: Kernel>(kernel: &K, part: Part) {
     // SAFETY: the feature is enabled here; the rest is the caller's promise.
-    unsafe { kernel.run::<Neon>(part) }
+    unsafe { kernel.run::<Neon<false>>(part) }
+}
+
+/// Runs `kernel` with NEON and `sdot` enabled.
+///
+/// # Safety
+/// As [`Kernel::run`]; the CPU must have the features named.
+#[target_feature(enable = "neon,dotprod")]
+pub(super) unsafe fn run_dot<K: Kernel>(kernel: &K, part: Part) {
+    // SAFETY: the features are enabled here; the rest is the caller's promise.
+    unsafe { kernel.run::<Neon<true>>(part) }
 }
 
 /// Applies an operation on registers to all four, of one, two or three vectors.
@@ -83,7 +98,7 @@ unsafe fn odd(pairs: uint32x4_t) -> float32x4_t {
 
 // SAFETY of all blocks below: the type is only used inside `run`, which enables the feature; pointers are the caller's promise, and
 // loads and stores of a register take any alignment.
-impl Lanes for Neon {
+impl<const DOT: bool> Lanes for Neon<DOT> {
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 1;
 
@@ -106,6 +121,18 @@ impl Lanes for Neon {
         unsafe {
             let (low, high) = (vreinterpretq_f16_u16(vld1q_u16(from)), vreinterpretq_f16_u16(vld1q_u16(from.add(8))));
             Self(vcvt_f32_f16(vget_low_f16(low)), vcvt_high_f32_f16(low), vcvt_f32_f16(vget_low_f16(high)), vcvt_high_f32_f16(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = vld1q_s8(from);
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            let widened = |half: int16x8_t| (vcvtq_f32_s32(vmovl_s16(vget_low_s16(half))), vcvtq_f32_s32(vmovl_high_s16(half)));
+            let ((a, b), (c, d)) = (widened(low), widened(high));
+            Self(a, b, c, d)
         }
     }
 

@@ -35,6 +35,12 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller promises 16 values.
+        Self(std::array::from_fn(|i| f32::from(unsafe { from.add(i).read() })))
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u16) -> (Self, Self) {
         // SAFETY: the caller promises 32 values.
         let at = |i: usize| bf16::from_bits(unsafe { from.add(i).read_unaligned() }).to_f32();

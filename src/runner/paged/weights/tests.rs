@@ -73,7 +73,7 @@ fn logits(decoder: &Decoder<CpuBackend>) -> Vec<u32> {
     let tokens: Vec<u32> = (0..50).map(|i| 1 + i * 7 % 380).collect();
     let mut batch = PackedBatch::new(32);
     batch.push(&tokens, 0, [0, 1].into_iter());
-    let mut pages = decoder.pages(2, 32, DType::F32).unwrap();
+    let mut pages = decoder.pages(2, 32, DType::F32.into()).unwrap();
     let mut workspace = decoder.workspace(tokens.len()).unwrap();
     decoder.forward(&batch, &mut pages, &mut workspace);
     let mut out = vec![0.0_f32; tokens.len() * decoder.config().vocab_size];

@@ -61,6 +61,13 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: see above.
+        let widened = |from: *const i8| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) };
+        Self(widened(from), widened(from.wrapping_add(8)))
+    }
+
+    #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u16) -> (Self, Self) {
         // SAFETY: see above.
         unsafe {
