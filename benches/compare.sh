@@ -7,6 +7,7 @@
 #   benches/compare.sh --threads 8        of both sides; without it the physical cores
 #   benches/compare.sh --only decode_1,decode_16,prefill_512,http_16,context,start,demo
 #   benches/compare.sh --peer-flags '-fa on -lm none'    for all programs of llama.cpp; without it they run with their defaults
+#   benches/compare.sh --golden           measures nothing: do both read each other's GGUF files and continue the prompts of tests/golden alike
 #   benches/compare.sh --prepare          builds everything and measures nothing
 # Stop everything else on the machine meanwhile. The status is 0 when everything could be measured, whether or not a target was met.
 # Needs Rust, a C++ compiler, Python 3.11 with venv, and the network once. All of it stays below target/compare; nothing is built or made twice.
@@ -95,7 +96,7 @@ make_weights() {
     fi
 }
 
-size=270M weights=bf16 prepare=no measure=()
+size=270M weights=bf16 prepare=no golden=no measure=()
 
 read_flags() {
     while [ $# -gt 0 ]; do
@@ -113,6 +114,7 @@ read_flags() {
             ;;
         --markdown) measure+=("$1") ;;
         --prepare) prepare=yes ;;
+        --golden) golden=yes ;;
         --help | -h)
             sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' benches/compare.sh
             exit
@@ -133,9 +135,10 @@ main() {
     mkdir -p "$folder/logs"
     install_tools
     build_peer
-    make_weights
+    [ "$golden" = yes ] || make_weights
     say "building openelm-server"
     cargo build --quiet --release --locked
+    [ "$golden" = no ] || exec "$python" benches/tools/agreement.py
     [ "$prepare" = no ] || exit 0
     # In the place of this shell, so that whoever ends it ends the measurement and its servers.
     exec "$python" benches/tools/compare.py --size "$size" --weights "$weights" "${measure[@]}"

@@ -250,10 +250,9 @@ def free_port():
 
 
 @contextlib.contextmanager
-def running(session, name, command, port):
+def started(name, command, port):
     """The process of a server that answers; ended afterwards."""
     log = FOLDER / "logs" / f"{name}-server.log"
-    session.note([*command, "--host", "127.0.0.1", "--port", "PORT"])
     with open(log, "w") as output:
         command = [*command, "--host", "127.0.0.1", "--port", str(port)]
         with ending(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)) as process:
@@ -282,14 +281,19 @@ def first_tokens(port):
     for number in range(PROBES):
         prompt = [1, *((7919 * (number * PROBE_LENGTH + position) % 31000) + 300 for position in range(PROBE_LENGTH))]
         body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = response.read()
-            if response.status != 200:
-                raise SystemExit(f"a request was answered with status {response.status}: {answer.decode(errors='replace')[:1000]}")
-            tokens.append(json.loads(answer)["choices"][0]["text"].strip())
+        tokens.append(post(port, "/v1/completions", body)["choices"][0]["text"].strip())
     return tokens
+
+
+def post(port, path, body):
+    """What a server answers."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise SystemExit(f"a request was answered with status {response.status}: {answer.decode(errors='replace')[:1000]}")
+        return json.loads(answer)
 
 
 def check_agreement(session, ours, peer):
@@ -303,7 +307,8 @@ def check_agreement(session, ours, peer):
 def serve_and_drive(session, side, command):
     """Figures of one round after a warm-up by the driver, the resident memory in MB (10^6) when it was over, and the first tokens."""
     port = free_port()
-    with running(session, side, command, port) as process:
+    session.note([*command, "--host", "127.0.0.1", "--port", "PORT"])
+    with started(side, command, port) as process:
         tokens = first_tokens(port)
         shape = ["--http", str(CLIENTS), "--http-prompt-tokens", "128", "--http-output-tokens", "64"]
         output = FOLDER / "round.json"
@@ -334,7 +339,9 @@ def positive(text):
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="compare", usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="compare", usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", default="270M", help="size of the weights, which must have been made")
     parser.add_argument("--weights", default="bf16", choices=["bf16", "q8_0", "q4_0"], help="how both sides store the weights")
     parser.add_argument("--rounds", type=positive, default=3)
