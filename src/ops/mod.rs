@@ -34,7 +34,7 @@ pub enum OpError {
         what: &'static str,
     },
     /// A value that the wanted type cannot hold.
-    #[error("value {value} does not fit {stored}: use bfloat16 or float32")]
+    #[error("value {value} does not fit {stored}{}", if value.is_finite() { ": use bfloat16 or float32" } else { ": the file is damaged" })]
     Range {
         /// The first such value.
         value: f32,

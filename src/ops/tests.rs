@@ -53,6 +53,7 @@ fn compare(what: &str, tolerance: Tolerance, op: impl Op) {
             let what = format!("{what}, {} with {} threads", cpu.kernels(), cpu.threads());
             let found = op.run(&cpu);
             assert_eq!(found.len(), wanted.len());
+            assert!(found.iter().all(|v| v.is_finite()), "{what}: not a number");
             let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst <= tolerance, "{what}: differs from the reference by {worst}");
             let first = first.get_or_insert_with(|| found.clone());
@@ -205,6 +206,59 @@ fn attention_over_pages() {
                     compare(&format!("attention {shape:?} {stored} {context}"), Tolerance(tolerance, tolerance), op);
                 }
             }
+        }
+    }
+}
+
+/// Attention over one position gives its value back: what the pages keep of the value of each of `rows` sequences of one token.
+fn values_kept(cpu: &CpuBackend, values: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let (rows, head_dim) = (values.len(), values[0].len());
+    let shape = AttentionShape { q_heads: 1, kv_heads: 1, head_dim };
+    let page = PageShape { num_blocks: rows, block_size: 32, kv_heads: 1, head_dim, stored: KvType::Int8 };
+    let mut pages = cpu.pages(page).unwrap();
+    cpu.poison(&mut pages, &(0..rows as u32).collect::<Vec<_>>());
+    let mut batch = PackedBatch::new(32);
+    (0..rows as u32).for_each(|block| batch.push(&[0], 0, [block].into_iter()));
+    let row = |value: &Vec<f32>| [noise(1, 2 * head_dim), value.clone()].concat();
+    let mut qkv = buffer(cpu, &values.iter().flat_map(row).collect::<Vec<f32>>());
+    cpu.qk_norm_rope_store(&mut qkv, (shape, None), &cpu.rope(1, head_dim, 1000.0), &batch, &mut pages);
+    let mut out = cpu.operand(rows, head_dim, &[DType::F32.into()]).unwrap();
+    cpu.paged_attention(&qkv, shape, &batch, &pages, (&mut out, DType::F32.into()));
+    cpu.read_operand(&out, rows, head_dim).chunks_exact(head_dim).map(<[f32]>::to_vec).collect()
+}
+
+#[test]
+fn eight_bits_keep_a_value_to_half_a_step() {
+    for cpu in CpuBackend::portable_variants(2) {
+        let values: Vec<Vec<f32>> =
+            (0..9).map(|i| noise(20 + i, 80).into_iter().map(|v| v * 10f32.powi(4 * i as i32 - 16)).collect()).collect();
+        for (found, wanted) in values_kept(&cpu, &values).iter().zip(&values) {
+            let largest = wanted.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+            let half_a_step = largest / 254.0 * 1.0001;
+            assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() <= half_a_step), "{largest} on {}", cpu.kernels());
+        }
+    }
+}
+
+#[test]
+fn eight_bits_do_not_hide_what_is_not_a_number_and_leave_other_rows_alone() {
+    for cpu in CpuBackend::portable_variants(2) {
+        let clean = vec![noise(3, 32); 8];
+        let wanted = values_kept(&cpu, &clean);
+        let mut values = clean;
+        for (row, bad) in [(1, f32::NAN), (3, f32::INFINITY), (5, f32::NEG_INFINITY)] {
+            values[row][7 * row - 6] = bad;
+        }
+        (values[0], values[4]) = (vec![0.0; 32], vec![1e-36; 32]);
+        values[6][31] = 3e38;
+        for (row, found) in values_kept(&cpu, &values).into_iter().enumerate() {
+            let is_right = match row {
+                0 | 4 => found.iter().all(|&v| v == 0.0),
+                1 | 3 | 5 => found.iter().all(|v| v.is_nan()),
+                6 => found[31] == 3e38 / 127.0 * 127.0 && found[..31].iter().all(|&v| v == 0.0),
+                _ => found == wanted[row],
+            };
+            assert!(is_right, "row {row} on {}: {found:?}", cpu.kernels());
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::model::{LoadProgress, ModelFiles, Storage};
 use crate::ops::cpu::CpuBackend;
 use crate::ops::{ATTENTION_TILE, Backend, KvType, PackedBatch};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How a model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +24,13 @@ pub struct ReaderOptions {
 
 /// A model, its keys and values, and the activations of its last step.
 pub struct Reader {
-    decoder: Decoder<CpuBackend>,
+    decoder: Arc<Decoder<CpuBackend>>,
+    options: ReaderOptions,
     pages: Vec<<CpuBackend as Backend>::Pages>,
     workspace: Workspace<CpuBackend>,
     batch: PackedBatch,
     /// Blocks of each sequence.
     blocks: usize,
-    /// Windows that are read at the same time.
-    sequences: usize,
 }
 
 impl std::fmt::Debug for Reader {
@@ -45,14 +45,26 @@ impl Reader {
     /// # Errors
     /// [`QualityError::Load`], [`QualityError::Memory`].
     pub fn load(files: &ModelFiles, backend: CpuBackend, options: ReaderOptions) -> Result<Self, QualityError> {
-        let ReaderOptions { storage, kv_cache_dtype, window, sequences } = options;
         let progress = LoadProgress::default();
+        let storage = options.storage;
         let source = WeightSource { checkpoint: &files.checkpoint, storage, packed: None, progress: &progress, taken: None };
-        let decoder = Decoder::load(backend, files.config()?, &source, window)?;
+        Self::of(Arc::new(Decoder::load(backend, files.config()?, &source, options.window)?), options)
+    }
+
+    /// Another reader of the same matrices, with a KV cache of its own.
+    ///
+    /// # Errors
+    /// [`QualityError::Memory`].
+    pub fn beside(&self, kv_cache_dtype: KvType) -> Result<Self, QualityError> {
+        Self::of(self.decoder.clone(), ReaderOptions { kv_cache_dtype, ..self.options })
+    }
+
+    fn of(decoder: Arc<Decoder<CpuBackend>>, options: ReaderOptions) -> Result<Self, QualityError> {
+        let ReaderOptions { kv_cache_dtype, window, sequences, .. } = options;
         let blocks = window.div_ceil(ATTENTION_TILE);
         let pages = decoder.pages(blocks * sequences, ATTENTION_TILE, kv_cache_dtype)?;
         let workspace = decoder.workspace(window.max(sequences))?;
-        Ok(Self { decoder, pages, workspace, batch: PackedBatch::new(ATTENTION_TILE), blocks, sequences })
+        Ok(Self { decoder, options, pages, workspace, batch: PackedBatch::new(ATTENTION_TILE), blocks })
     }
 
     /// Logits in a row.
@@ -62,7 +74,7 @@ impl Reader {
 
     /// Windows that are read at the same time at most.
     pub fn sequences(&self) -> usize {
-        self.sequences
+        self.options.sequences
     }
 
     /// Backend, instruction set and threads.

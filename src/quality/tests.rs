@@ -1,7 +1,7 @@
 //! On small models with known logits: what the comparison must find whatever the figures are.
 
 use super::*;
-use crate::model::{ModelFiles, ModelSource, Storage};
+use crate::model::{ModelFiles, ModelSource, Storage, TokenizerSource};
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::{BlockFormat, DType};
 use std::path::Path;
@@ -10,7 +10,7 @@ const WINDOW: usize = 48;
 
 fn files() -> ModelFiles {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-hd64-gqa4");
-    ModelFiles::open(&ModelSource::Directory(folder), None).expect("a golden checkpoint")
+    ModelFiles::open(&ModelSource::Directory(folder), TokenizerSource::Model).expect("a golden checkpoint")
 }
 
 fn reader(storage: Storage, sequences: usize) -> Reader {

@@ -38,6 +38,22 @@ fn of_the_demo_model_prints_a_line_for_each_and_writes_json() {
 }
 
 #[test]
+fn with_several_kv_caches_compares_each_candidate_with_each_but_none_twice() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let report = report(directory.path(), &["--candidates", "f32,q8_0,f32", "--kv-cache-dtype", "auto,float32,int8"]);
+    let pairs = report["candidates"].as_array().expect("a list").iter();
+    let pairs: Vec<_> = pairs.map(|one| [&one["weights"], &one["kv_cache_dtype"]].map(|word| word.as_str().expect("a word"))).collect();
+    // Beside blocks the demo model is bfloat16, so that is the cache it is served with.
+    let wanted = [["f32", "float32"], ["f32", "int8"], ["q8_0", "bfloat16"], ["q8_0", "float32"], ["q8_0", "int8"]];
+    assert_eq!(pairs, wanted);
+    assert_eq!(divergence(&report, 0), 0.0, "the reference itself");
+    assert!(0.0 < divergence(&report, 1) && divergence(&report, 1) < divergence(&report, 3), "{report}");
+    assert!((2..5).all(|one| divergence(&report, one) != divergence(&report, 0)) && divergence(&report, 3) != divergence(&report, 4));
+    let ended = run_in(directory.path(), &["quality", "--kv-cache-dtype", "int9"], &[]);
+    assert!(ended.status == Some(2) && ended.err.contains("did you mean `int8`"), "{}", ended.err);
+}
+
+#[test]
 fn of_files_calibration_brings_four_bits_nearer() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let demo = root().join("models/demo").display().to_string();

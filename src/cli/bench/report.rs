@@ -114,7 +114,7 @@ pub enum Instruction {
     F32Fma,
     /// `vdpbf16ps`.
     Bf16Dot,
-    /// Products of bytes: `vpdpbusd`, or `vpmaddubsw` and `vpmaddwd` where the CPU lacks it.
+    /// Products of bytes: `vpdpbusd`, `sdot` on ARM, or `vpmaddubsw` and `vpmaddwd` where an x86 CPU lacks it.
     Int8Dot,
 }
 
@@ -129,7 +129,7 @@ pub struct Limits {
     pub f32_fma_gflops: Summary,
     /// `vdpbf16ps`, 10^9 operations a second; `null` where the CPU lacks it.
     pub bf16_dot_gflops: Option<Summary>,
-    /// `vpdpbusd`, 10^9 operations a second; `null` where the CPU lacks it.
+    /// Products of bytes by the fastest of [`Instruction::Int8Dot`], 10^9 operations a second; `null` where the CPU has none.
     pub int8_dot_gops: Option<Summary>,
 }
 

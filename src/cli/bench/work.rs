@@ -92,7 +92,7 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ModelFiles, ModelSource};
+    use crate::model::{ModelFiles, ModelSource, TokenizerSource};
     use crate::ops::cpu::CpuBackend;
     use crate::ops::{Backend as _, BlockFormat, DType};
     use crate::runner::paged::{RunnerOptions, load};
@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn info() -> ModelInfo {
-        let files = ModelFiles::open(&ModelSource::Embedded, None).expect("the embedded model");
+        let files = ModelFiles::open(&ModelSource::Embedded, TokenizerSource::Model).expect("the embedded model");
         load(&files, &RunnerOptions::default()).expect("loaded").1
     }
 }

@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use report::{Found, Report};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 // No doc comment here: it would replace the command's own description.
@@ -26,8 +27,9 @@ pub(super) struct Options {
     /// What is compared with it: its matrices as f32, bf16, f16, q8_0 or q4_0, and other files or directories of the same model
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "bf16,q8_0,q4_0")]
     candidates: Vec<String>,
-    /// Types of the KV cache, with each of which every candidate is compared; `auto` is the one that `serve` gives it by default
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum, default_value = "auto", hide_possible_values = true)]
+    /// Types of the KV cache, with each of which every candidate is compared: float32, bfloat16, float16, int8, or auto, the one that `serve`
+    /// gives it by default
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "auto")]
     kv_cache_dtype: Vec<KvCacheDtype>,
     /// The text, in UTF-8 [default: one that the model makes up in f32, at temperature 1]
     #[arg(long, value_name = "FILE")]
@@ -71,8 +73,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(file) = &options.output_json {
         super::check_output("--output-json", file)?;
     }
-    let candidates =
-        options.candidates.iter().map(|name| candidate(name, &files, (&config, window)).with_context(|| format!("--candidates {name}")));
+    let mut seen = BTreeSet::new();
+    let names = options.candidates.iter().filter(|name| seen.insert(name.as_str()));
+    let candidates = names.map(|name| candidate(name, &files, (&config, window)).with_context(|| format!("--candidates {name}")));
     let candidates = candidates.collect::<anyhow::Result<Vec<_>>>()?;
     let origin = options.text.as_deref().map_or(Origin::MadeUp { seed: options.seed }, Origin::File);
     let text = texts::open(&files, origin)?;
@@ -80,11 +83,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     progress(if options.text.is_some() { "reading the text" } else { "making up a text" });
     let windows = text.windows(&mut reference, (window, windows_for(options.tokens as usize, window)))?;
     let pairs = pairs(&candidates, &options.kv_cache_dtype);
-    let mut readers = Vec::new();
-    for Pair { candidate: Candidate { name, files: own, storage }, kv_cache } in &pairs {
-        let reader = load(own.as_ref().unwrap_or(&files), (*storage, *kv_cache), (window, 1));
-        readers.push(reader.with_context(|| format!("--candidates {name}"))?);
-    }
+    let mut readers = readers(&pairs, &files, window)?;
     let bar = ProgressBar::new(windows.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3}% {eta}").context("the template of the progress line")?);
     let compared = compare(&mut reference, &mut readers, &windows, |done| bar.set_position(done as u64));
@@ -191,6 +190,20 @@ fn pairs<'a>(candidates: &'a [Candidate<'a>], kv_cache_dtypes: &[KvCacheDtype]) 
     pairs
 }
 
+/// A reader for each pair; those of one candidate share its matrices.
+fn readers(pairs: &[Pair<'_>], files: &ModelFiles, window: usize) -> anyhow::Result<Vec<Reader>> {
+    let mut readers: Vec<Reader> = Vec::new();
+    for (index, Pair { candidate, kv_cache }) in pairs.iter().enumerate() {
+        let Candidate { name, files: own, storage } = candidate;
+        let reader = match readers.last() {
+            Some(before) if std::ptr::eq(pairs[index - 1].candidate, *candidate) => Ok(before.beside(*kv_cache)?),
+            _ => load(own.as_ref().unwrap_or(files), (*storage, *kv_cache), (window, 1)),
+        };
+        readers.push(reader.with_context(|| format!("--candidates {name}"))?);
+    }
+    Ok(readers)
+}
+
 fn load(files: &ModelFiles, (storage, kv_cache): (Storage, KvType), (window, sequences): (usize, usize)) -> anyhow::Result<Reader> {
     let options = ReaderOptions { storage, kv_cache_dtype: kv_cache, window, sequences };
     Ok(Reader::load(files, texts::backend()?, options)?)
@@ -199,6 +212,7 @@ fn load(files: &ModelFiles, (storage, kv_cache): (Storage, KvType), (window, seq
 /// The error with the candidate it is about.
 fn named(error: QualityError, pairs: &[Pair<'_>]) -> anyhow::Error {
     let QualityError::NotFinite { candidate: Some(index), .. } = &error else { return error.into() };
-    let name = pairs[*index].candidate.name;
-    anyhow::Error::new(error).context(format!("--candidates {name}"))
+    let Pair { candidate, kv_cache } = &pairs[*index];
+    let context = format!("--candidates {} with a KV cache in {kv_cache}", candidate.name);
+    anyhow::Error::new(error).context(context)
 }

@@ -78,7 +78,7 @@ impl Report {
             "seed": self.seed,
             "window_tokens": self.window,
             "scored_tokens": self.perplexity.positions(),
-            "reference": {"weights": "f32", "kernels": self.kernels, "perplexity": self.perplexity.value()},
+            "reference": {"weights": "f32", "kv_cache_dtype": "float32", "kernels": self.kernels, "perplexity": self.perplexity.value()},
             "candidates": self.found.iter().map(one).collect::<Vec<_>>(),
         })
     }

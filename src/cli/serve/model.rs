@@ -4,7 +4,7 @@ use crate::config::host::HostResources;
 use crate::config::{self, Config, Dtype, GenerationConfigSource, KvCacheDtype, Quantization, WeightCache};
 use crate::engine::EngineConfig;
 use crate::model::files::read;
-use crate::model::{GenerationDefaults, ModelFiles, ModelSource};
+use crate::model::{GenerationDefaults, ModelFiles, ModelSource, TokenizerSource};
 use crate::ops::cpu::CpuKernels;
 use crate::ops::{BlockFormat, DType, KvType};
 use crate::runner::paged::{ModelInfo, RunnerOptions, WeightOptions};
@@ -19,7 +19,8 @@ pub(super) fn open(config: &Config) -> anyhow::Result<ModelFiles> {
         config::ModelSource::Directory(path) => ModelSource::Directory(path.clone()),
         config::ModelSource::File(path) => ModelSource::File(path.clone()),
     };
-    Ok(ModelFiles::open(&source, config.tokenizer.as_deref())?)
+    let tokenizer = if config.skip_tokenizer_init { TokenizerSource::Nowhere } else { config.tokenizer.as_deref().into() };
+    Ok(ModelFiles::open(&source, tokenizer)?)
 }
 
 /// How the runner is built.

@@ -4,7 +4,7 @@ use super::config::OpenElmConfig;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::weight_cache::{PackedFile, PackedTensor};
 use crate::model::{LoadError, LoadProgress, Storage, Tensor};
-use crate::ops::{Backend, MatrixRows, TensorData};
+use crate::ops::{Backend, DType, MatrixRows, OpError, TensorData};
 use std::cell::RefCell;
 
 /// Where weights come from and what is noted while they are taken over.
@@ -62,6 +62,10 @@ impl<B: Backend> WeightReader<'_, B> {
         let packed = self.source.packed.and_then(|file| file.vector(name, data.cols()));
         let from_checkpoint = packed.is_none();
         let values = packed.unwrap_or_else(|| data.to_f32());
+        if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
+            let source = OpError::Range { value, stored: DType::F32.into() };
+            return Err(LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source });
+        }
         self.note(&tensor, from_checkpoint, || Some(PackedTensor::vector(name, &values)));
         Ok(self.backend.vector(&values))
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kv_cache::BlockId;
 use crate::model::openelm::OpenElmConfig;
-use crate::model::{Document, ModelSource};
+use crate::model::{Document, ModelSource, TokenizerSource};
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::runner::paged::{RunnerOptions, WeightOptions, load};
 use crate::runner::{ModelRunner as _, ScoreSpec, SequenceSlice, StepBatch};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 fn golden(name: &str) -> ModelFiles {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    ModelFiles::open(&ModelSource::Directory(path), None).unwrap()
+    ModelFiles::open(&ModelSource::Directory(path), TokenizerSource::Model).unwrap()
 }
 
 fn written(files: &ModelFiles, stored: impl Into<WeightType>, search: bool) -> (TempDir, ModelFiles, Vec<QuantizedTensor>) {
@@ -22,7 +22,7 @@ fn written(files: &ModelFiles, stored: impl Into<WeightType>, search: bool) -> (
     let mut told = 0;
     let tensors = quantize(files, (&path, "test"), options, |_, total| told += usize::from(total > 0)).unwrap();
     assert_eq!(told, tensors.len());
-    (folder, ModelFiles::open(&ModelSource::File(path), None).unwrap(), tensors)
+    (folder, ModelFiles::open(&ModelSource::File(path), TokenizerSource::Model).unwrap(), tensors)
 }
 
 /// Log-probabilities of a sequence, as bits.
@@ -53,7 +53,7 @@ fn a_file_gives_the_bits_of_the_checkpoint_quantised_at_load() {
 
 #[test]
 fn the_template_and_the_ends_of_texts_are_those_of_the_server() {
-    let mut files = ModelFiles::open(&ModelSource::Embedded, None).unwrap();
+    let mut files = ModelFiles::open(&ModelSource::Embedded, TokenizerSource::Model).unwrap();
     let document = |text: &str| Document { name: "x".to_owned(), bytes: text.as_bytes().to_vec().into() };
     files.chat_template = Some(document("{{ messages }}"));
     files.generation_config = Some(document("{\"eos_token_id\": [2, 7]}"));
@@ -143,7 +143,7 @@ fn a_calibrated_file_is_nearer_on_its_text() {
         let path = folder.path().join(name);
         let options = QuantizeOptions { stored: BlockFormat::Q4_0.into(), search: true, threads: 2, calibration };
         quantize(&files, (&path, "test"), options, |_, _| ()).unwrap();
-        ModelFiles::open(&ModelSource::File(path), None).unwrap()
+        ModelFiles::open(&ModelSource::File(path), TokenizerSource::Model).unwrap()
     };
     let of = |files: &ModelFiles| calibrated(files, 1, &windows());
     let head = |calibration: &Calibration| {

@@ -172,16 +172,7 @@ impl<T: KvElement> Attention<'_, T> {
         let head_dim = self.shape.head_dim;
         // SAFETY: the whole tile of keys and of values was checked; only visible values are read.
         unsafe {
-            let mut scores = scores::<V, T, G, DOT>(q, tile.keys, next.keys, head_dim);
-            if let Some((keys, _)) = tile.scales {
-                for (v, score) in scores.as_flattened_mut().iter_mut().enumerate() {
-                    *score = score.mul(V::load(keys.add(v % TILE_VECTORS * WIDTH)));
-                }
-            }
-            if let Some((keys, values)) = next.scales {
-                prefetch::<V, f32>(keys, 0, ATTENTION_TILE);
-                prefetch::<V, f32>(values, 0, ATTENTION_TILE);
-            }
+            let mut scores = scores::<V, T, G, DOT>(q, (tile, next), head_dim);
             let mut p: TileWeights<G> = [[0.0; ATTENTION_TILE]; G];
             for g in 0..G {
                 let weights = softmax::<V>(&mut scores[g], valid, self.scale());
@@ -200,18 +191,17 @@ impl<T: KvElement> Attention<'_, T> {
                 }
                 running.maximum[g] = largest;
                 for v in 0..TILE_VECTORS {
-                    let mut e = exp(scores[g][v].sub(V::splat(largest)));
-                    if valid < ATTENTION_TILE {
-                        e = e.keep_first(valid.saturating_sub(v * WIDTH), 0.0);
-                    }
+                    let visible = valid.saturating_sub(v * WIDTH);
+                    let e = visible_only(exp(scores[g][v].sub(V::splat(largest))), visible);
                     running.weights[g] = running.weights[g].add(e);
-                    if let Some((_, values)) = tile.scales {
-                        e = e.mul(V::load(values.add(v * WIDTH)));
-                    }
+                    let weights = match tile.scales {
+                        Some((_, values)) => visible_only(e.mul(V::load(values.add(v * WIDTH))), visible),
+                        None => e,
+                    };
                     if DOT {
-                        e.store_bf16(p[g].as_mut_ptr().cast::<u16>().add(v * WIDTH));
+                        weights.store_bf16(p[g].as_mut_ptr().cast::<u16>().add(v * WIDTH));
                     } else {
-                        e.store(p[g].as_mut_ptr().add(v * WIDTH));
+                        weights.store(p[g].as_mut_ptr().add(v * WIDTH));
                     }
                 }
             }
@@ -231,6 +221,16 @@ impl<T: KvElement> Attention<'_, T> {
     fn scale(&self) -> f32 {
         1.0 / (self.shape.head_dim as f32).sqrt()
     }
+}
+
+/// Makes the weights of all but the first `visible` positions 0, whatever was computed there.
+///
+/// # Safety
+/// As the methods of [`Lanes`].
+#[inline(always)]
+unsafe fn visible_only<V: Lanes>(weights: V, visible: usize) -> V {
+    // SAFETY: the caller's promise.
+    if visible < WIDTH { unsafe { weights.keep_first(visible, 0.0) } } else { weights }
 }
 
 /// Rounds `count` values to bf16 pairs.
@@ -270,25 +270,34 @@ fn two_vectors_fit<V: Lanes, const G: usize>() -> bool {
     2 * G <= MAX_GROUP * V::TILE_VECTORS
 }
 
-/// Products of `G` queries with 32 keys, dimension by dimension.
+/// Products of `G` queries with the 32 keys of a tile, dimension by dimension, times the scales of the keys.
 ///
 /// # Safety
-/// `G * head_dim` values at `q` (with `DOT` as bf16), `head_dim * 32` at `keys`; as the methods of [`Lanes`].
+/// `G * head_dim` values at `q` (with `DOT` as bf16), `head_dim * 32` keys and 32 scales; as the methods of [`Lanes`].
 #[inline(always)]
 unsafe fn scores<V: Lanes, T: KvElement, const G: usize, const DOT: bool>(
     q: *const f32,
-    keys: *const T,
-    next: *const T,
+    (tile, next): (Tile<T>, Tile<T>),
     head_dim: usize,
 ) -> [[V; TILE_VECTORS]; G] {
+    let (keys, next_keys) = (tile.keys, next.keys);
     // SAFETY: the caller's promise.
     unsafe {
         let mut scores = [[V::splat(0.0); TILE_VECTORS]; G];
         if two_vectors_fit::<V, G>() {
-            add_scores::<V, T, G, 2, DOT>(q, (keys, next), (head_dim, 0), &mut scores);
+            add_scores::<V, T, G, 2, DOT>(q, (keys, next_keys), (head_dim, 0), &mut scores);
         } else {
-            add_scores::<V, T, G, 1, DOT>(q, (keys, next), (head_dim, 0), &mut scores);
-            add_scores::<V, T, G, 1, DOT>(q, (keys, next), (head_dim, 1), &mut scores);
+            add_scores::<V, T, G, 1, DOT>(q, (keys, next_keys), (head_dim, 0), &mut scores);
+            add_scores::<V, T, G, 1, DOT>(q, (keys, next_keys), (head_dim, 1), &mut scores);
+        }
+        if let Some((keys, _)) = tile.scales {
+            for (v, score) in scores.as_flattened_mut().iter_mut().enumerate() {
+                *score = score.mul(V::load(keys.add(v % TILE_VECTORS * WIDTH)));
+            }
+        }
+        if let Some((keys, values)) = next.scales {
+            prefetch::<V, f32>(keys, 0, ATTENTION_TILE);
+            prefetch::<V, f32>(values, 0, ATTENTION_TILE);
         }
         scores
     }
@@ -342,7 +351,7 @@ unsafe fn prefetch<V: Lanes, T>(from: *const T, offset: usize, count: usize) {
 /// Adds to `16 * D` dimensions from `d` on the values of the first `valid` positions, each times its weight.
 ///
 /// # Safety
-/// `valid * head_dim` values at `values`; `running` has these dimensions; as the methods of [`Lanes`].
+/// `32 * head_dim` values at `values`, of which unseen ones are read but not used; `running` has these dimensions; as the methods of [`Lanes`].
 #[inline(always)]
 unsafe fn add_values<V: Lanes, T: KvElement, const G: usize, const D: usize, const DOT: bool>(
     p: &TileWeights<G>,

@@ -244,3 +244,23 @@ impl KvElement for KvInt8 {
         unsafe { (V::load_i8(from.add(sum * lanes + lane).cast()), V::load_i8(from.add((sum + 1) * lanes + lane).cast())) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_take_the_bytes_that_the_type_says() {
+        let numbers = [DType::F32, DType::Bf16, DType::F16].map(KvType::Scalar);
+        for stored in numbers.into_iter().chain([KvType::Int8]) {
+            let shape = PageShape { num_blocks: 3, block_size: 64, kv_heads: 5, head_dim: 48, stored };
+            let bytes = match Pages::new(shape).unwrap().store {
+                Store::F32(v) => size_of_val(v.as_slice()),
+                Store::Bf16(v) => size_of_val(v.as_slice()),
+                Store::F16(v) => size_of_val(v.as_slice()),
+                Store::Int8 { values, scales } => size_of_val(values.as_slice()) + size_of_val(scales.as_slice()),
+            };
+            assert_eq!(bytes, 3 * 64 * 5 * stored.head_bytes(48), "{stored}");
+        }
+    }
+}

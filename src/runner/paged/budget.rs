@@ -29,7 +29,7 @@ pub(super) fn num_blocks(needs: Needs, options: &RunnerOptions) -> Result<usize,
     let fixed = needs.weight_bytes + needs.workspace_bytes;
     let available = options.memory_bytes;
     if fixed > available {
-        let fix = "use a smaller model, a 16-bit --dtype, or more memory";
+        let fix = "use a smaller model, a 16-bit --dtype, --quantization, or more memory";
         return Err(LoadError::Memory { what: "the weights", wanted: fixed, available, fix });
     }
     let left = available - fixed;
@@ -40,7 +40,7 @@ pub(super) fn num_blocks(needs: Needs, options: &RunnerOptions) -> Result<usize,
     }
     if budget / needs.block_bytes < least {
         let (what, wanted) = ("the KV cache of one sequence of --max-model-len", least * needs.block_bytes);
-        let fix = "raise --kv-cache-memory-bytes or lower --max-model-len";
+        let fix = "raise --kv-cache-memory-bytes, lower --max-model-len, or halve it by --kv-cache-dtype int8";
         return Err(LoadError::Memory { what, wanted, available: budget, fix });
     }
     let blocks = budget / needs.block_bytes;

@@ -4,7 +4,7 @@ use super::load::load_on;
 use super::{ModelInfo, PagedRunner, RunnerOptions, WeightOptions, load};
 use crate::generation::{SamplingParams, TokenId};
 use crate::kv_cache::BlockId;
-use crate::model::{LoadProgress, ModelFiles, ModelSource};
+use crate::model::{LoadProgress, ModelFiles, ModelSource, TokenizerSource};
 use crate::ops::DType;
 use crate::ops::cpu::CpuBackend;
 use crate::runner::{ModelRunner, RunnerError, ScoreSpec, SequenceOutput, SequenceSlice, StepBatch};
@@ -15,7 +15,7 @@ const BLOCKS: u32 = 32;
 
 fn files() -> ModelFiles {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-hd64-gqa4");
-    ModelFiles::open(&ModelSource::Directory(path), None).unwrap()
+    ModelFiles::open(&ModelSource::Directory(path), TokenizerSource::Model).unwrap()
 }
 
 fn options() -> RunnerOptions {

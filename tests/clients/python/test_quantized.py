@@ -40,16 +40,53 @@ def test_searched_scales_keep_the_size_and_lose_less(tmp_path):
     assert sizes[0] == sizes[1] and errors[1] < errors[0]
 
 
+def test_the_summary_tells_types_of_one_kind_apart(tmp_path):
+    """Blocks of 32 do not divide the rows of two of its five matrices."""
+    done = run_binary("quantize", GOLDEN / "tiny-hd32-gqa2", tmp_path / "mixed.gguf", "--type", "q4_0")
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("blk.ffn_down.weight")]
+    assert sorted((line[2], line[1]) for line in lines) == [("float32", "2"), ("q4_0", "3")]
+    assert {line[2]: float(line[4].rstrip("%")) > 0 for line in lines} == {"float32": False, "q4_0": True}
+
+
 def test_the_demo_model_as_a_file_of_its_own_speaks_the_same(tmp_path):
     """With its tokenizer inside."""
     file = tmp_path / "demo.gguf"
-    done = run_binary("quantize", ROOT / "models" / "demo", file, "--type", "bf16")
+    done = run_binary("quantize", "embedded", file, "--type", "bf16")
     assert done.returncode == 0, done.stderr
     body = {"prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}
     with Server("--model", file, "--dtype", "bfloat16") as server:
         text = server.complete(**body)["choices"][0]["text"]
     with Server("--model", ROOT / "models" / "demo", "--dtype", "bfloat16") as server:
         assert server.complete(**body)["choices"][0]["text"] == text
+
+
+def test_a_file_with_a_tokenizer_of_another_kind_serves_token_ids(tmp_path):
+    file = tmp_path / "demo.gguf"
+    assert run_binary("quantize", ROOT / "models" / "demo", file, "--type", "q8_0").returncode == 0
+    key = b"tokenizer.ggml.model" + (8).to_bytes(4, "little") + (5).to_bytes(8, "little")
+    file.write_bytes(file.read_bytes().replace(key + b"llama", key + b"other"))
+    done = run_binary("serve", "--model", file)
+    assert done.returncode == 1 and "tokenizer.ggml.model" in done.stderr, done.stderr
+    with Server("--model", file, "--skip-tokenizer-init") as server:
+        assert len(server.complete(**PROMPT)["choices"][0]["token_ids"]) == PROMPT["max_tokens"]
+
+
+def test_an_eight_bit_kv_cache_takes_half_the_memory_and_answers_alike():
+    flags = ["--model", GOLDEN / NAME, "--dtype", "bfloat16", "--skip-tokenizer-init", "--kv-cache-memory-bytes", "1MiB"]
+    tokens, fingerprints = [], []
+    for kind in ("bfloat16", "int8"):
+        with Server(*flags, "--kv-cache-dtype", kind) as server:
+            alone = server.complete(**PROMPT)
+            together = server.complete(**(PROMPT | {"prompt": [[7] * 40, PROMPT["prompt"], [3, 4]]}))
+            assert together["choices"][1]["token_ids"] == alone["choices"][0]["token_ids"]
+            assert together["choices"][1]["logprobs"] == alone["choices"][0]["logprobs"]
+            fingerprints.append(alone["system_fingerprint"])
+            (line,) = [line for line in server.log.splitlines() if "kv cache allocated" in line]
+            assert f"dtype={kind}" in line
+            tokens.append(int(line.split("tokens=")[1].split()[0]))
+    # A head of 64 keeps 68 bytes instead of 128.
+    assert 1.75 < tokens[1] / tokens[0] < 1.9
+    assert fingerprints[0] != fingerprints[1]
 
 
 def test_what_cannot_be_quantised_says_why(tmp_path):
@@ -64,6 +101,12 @@ def test_what_cannot_be_quantised_says_why(tmp_path):
     before = (copy / "model.safetensors").read_bytes()
     done = run_binary("quantize", copy, copy / "model.safetensors")
     assert done.returncode == 1 and "belongs to the model" in done.stderr and (copy / "model.safetensors").read_bytes() == before
+    done = run_binary("quantize", GOLDEN / NAME, tmp_path / "out.bin")
+    assert done.returncode == 1 and ".gguf" in done.stderr and not (tmp_path / "out.bin").exists()
+    done = run_binary("quantize", GOLDEN / NAME, tmp_path / "none" / "out.gguf")
+    assert done.returncode == 1 and "a directory that is there" in done.stderr
+    done = run_binary("quantize", GOLDEN / NAME, tmp_path / "out.gguf", "--type", "bf16", "--scales", "plain")
+    assert done.returncode == 1 and "--scales" in done.stderr
     done = run_binary("quantize", GOLDEN / NAME, tmp_path / "out.gguf", "--type", "q3")
     assert done.returncode == 2 and "q8_0" in done.stderr
     (tmp_path / "broken.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)

@@ -4,7 +4,7 @@ use super::{Draft, MetaValue, open_bytes, tiny};
 use crate::model::gguf::write::{NewTensor, write};
 use crate::model::gguf::{GgufError, file_tensors, metadata_of};
 use crate::model::openelm::OpenElmConfig;
-use crate::model::{ModelFiles, ModelSource};
+use crate::model::{ModelFiles, ModelSource, TokenizerSource};
 use crate::ops::DType;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -45,7 +45,7 @@ fn models_of_both_architectures_are_read_as_written() {
     for config in [tiny(true), tiny(false), untied, odd] {
         let (path, values) = (folder.path().join("model.gguf"), values(&config));
         write_values(&path, &config, &values);
-        let files = ModelFiles::open(&ModelSource::File(path), None).unwrap();
+        let files = ModelFiles::open(&ModelSource::File(path), TokenizerSource::Model).unwrap();
         assert_eq!(files.config().unwrap(), config);
         assert!(files.tokenizer.is_none() && files.tokenizer_config.is_none());
         assert!(files.checkpoint.names().eq(values.keys().map(String::as_str)));
@@ -103,13 +103,13 @@ fn the_order_of_metadata_is_kept_and_data_lie_on_the_alignment() {
 #[test]
 fn a_directory_with_one_file_is_that_file() {
     let folder = tempfile::tempdir().unwrap();
-    let open = || ModelFiles::open(&ModelSource::Directory(folder.path().to_path_buf()), None);
+    let open = || ModelFiles::open(&ModelSource::Directory(folder.path().to_path_buf()), TokenizerSource::Model);
     write_values(&folder.path().join("a.gguf"), &tiny(true), &values(&tiny(true)));
     assert!(open().unwrap().config.name().ends_with("a.gguf"));
     std::fs::write(folder.path().join("b.GGUF"), "").unwrap();
     assert!(open().unwrap_err().to_string().contains("holds no config.json"));
-    let missing = ModelFiles::open(&ModelSource::File(folder.path().join("none.gguf")), None).unwrap_err();
+    let missing = ModelFiles::open(&ModelSource::File(folder.path().join("none.gguf")), TokenizerSource::Model).unwrap_err();
     assert!(missing.to_string().contains("none.gguf: cannot be read"), "{missing}");
-    let empty = ModelFiles::open(&ModelSource::File(folder.path().join("b.GGUF")), None).unwrap_err();
+    let empty = ModelFiles::open(&ModelSource::File(folder.path().join("b.GGUF")), TokenizerSource::Model).unwrap_err();
     assert!(empty.to_string().contains("empty"), "{empty}");
 }

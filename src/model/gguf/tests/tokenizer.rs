@@ -3,7 +3,7 @@
 use super::{Draft, MetaValue, open_bytes, refused, text, texts, tiny};
 use crate::model::gguf::metadata_of;
 use crate::model::openelm::OpenElmConfig;
-use crate::model::{Document, ModelFiles, ModelSource};
+use crate::model::{Document, ModelFiles, ModelSource, TokenizerSource};
 use crate::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -51,7 +51,7 @@ fn samples() -> Vec<String> {
 
 #[test]
 fn the_file_that_was_written_comes_back_byte_for_byte() {
-    let demo = ModelFiles::open(&ModelSource::Embedded, None).unwrap();
+    let demo = ModelFiles::open(&ModelSource::Embedded, TokenizerSource::Model).unwrap();
     let (json, config) = (demo.tokenizer.as_ref().unwrap(), demo.tokenizer_config.as_ref());
     let draft = draft(3072, json, config);
     let model = open_bytes(draft.bytes()).unwrap();
@@ -87,7 +87,7 @@ fn scores_give_the_encodings_of_llamas_merges() {
 
 #[test]
 fn scores_give_the_encodings_of_the_demo_model() {
-    let demo = ModelFiles::open(&ModelSource::Embedded, None).unwrap();
+    let demo = ModelFiles::open(&ModelSource::Embedded, TokenizerSource::Model).unwrap();
     let (equal, all) = agreement(demo.tokenizer.as_ref().unwrap(), demo.tokenizer_config.as_ref(), 3072);
     assert_eq!(equal, all);
 }

@@ -2,7 +2,7 @@
 //! unseen. `tests/aarch64.sh` runs this under an emulator.
 
 use super::golden::{Bench, argmax, open};
-use crate::model::{ModelFiles, ModelSource, Storage};
+use crate::model::{ModelFiles, ModelSource, Storage, TokenizerSource};
 use crate::ops::cpu::CpuBackend;
 use crate::ops::{Backend, BlockFormat, DType, KvType};
 
@@ -67,7 +67,7 @@ const DECODE_STEPS: usize = 6;
 
 fn files(name: &str) -> ModelFiles {
     match name {
-        "embedded" => ModelFiles::open(&ModelSource::Embedded, None).unwrap(),
+        "embedded" => ModelFiles::open(&ModelSource::Embedded, TokenizerSource::Model).unwrap(),
         golden => open(golden),
     }
 }

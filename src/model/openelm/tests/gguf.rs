@@ -2,7 +2,7 @@
 
 use super::golden::{all_logits, open};
 use crate::model::quantize::{QuantizeOptions, quantize};
-use crate::model::{ModelFiles, ModelSource};
+use crate::model::{ModelFiles, ModelSource, TokenizerSource};
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::reference::ReferenceBackend;
 use crate::ops::{Backend, BlockFormat, DType, WeightType};
@@ -31,7 +31,7 @@ fn golden_checkpoints_give_the_same_bits_through_gguf() {
         let path = folder.path().join(format!("{name}.gguf"));
         let embedding = original.checkpoint.get("transformer.token_embeddings.weight").unwrap().unwrap();
         write(&path, &original, embedding.weight_type());
-        let files = ModelFiles::open(&ModelSource::File(path), None).unwrap();
+        let files = ModelFiles::open(&ModelSource::File(path), TokenizerSource::Model).unwrap();
         assert_eq!(files.config().unwrap(), original.config().unwrap(), "{name}");
         for dtype in [DType::F32, DType::Bf16] {
             assert!(bits(&files, dtype) == bits(&original, dtype), "{name} {dtype}: other logits");
@@ -42,7 +42,7 @@ fn golden_checkpoints_give_the_same_bits_through_gguf() {
 #[test]
 fn quantised_files_are_the_values_of_their_blocks() {
     let folder = tempfile::tempdir().unwrap();
-    let open_file = |path: &Path| ModelFiles::open(&ModelSource::File(path.to_path_buf()), None).unwrap();
+    let open_file = |path: &Path| ModelFiles::open(&ModelSource::File(path.to_path_buf()), TokenizerSource::Model).unwrap();
     let original = open("tiny-hd64-gqa4");
     for format in [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4_1] {
         let (blocks, widened) = (folder.path().join("blocks.gguf"), folder.path().join("widened.gguf"));

@@ -1,7 +1,7 @@
 //! Known logits (f64 truth of an independent implementation) and what batching, chunking, threads and instruction sets may not change.
 
 use crate::model::openelm::{Decoder, WeightSource};
-use crate::model::{LoadProgress, ModelFiles, ModelSource, Storage};
+use crate::model::{LoadProgress, ModelFiles, ModelSource, Storage, TokenizerSource};
 use crate::ops::cpu::{CpuBackend, CpuKernels};
 use crate::ops::reference::ReferenceBackend;
 use crate::ops::{Backend, BlockFormat, DType, KvType, PackedBatch};
@@ -13,7 +13,7 @@ pub(super) fn golden_dir(name: &str) -> PathBuf {
 }
 
 pub(super) fn open(name: &str) -> ModelFiles {
-    ModelFiles::open(&ModelSource::Directory(golden_dir(name)), None).unwrap()
+    ModelFiles::open(&ModelSource::Directory(golden_dir(name)), TokenizerSource::Model).unwrap()
 }
 
 /// One case of a golden file.
@@ -148,6 +148,7 @@ fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, (weights, kv): (impl
     let mut found = Found { worst: 0.0, positions: 0, agreeing: 0 };
     for case in cases(name) {
         let logits = &all_logits(backend(), &files, storage, &[(&case.ids, case.ids.len())])[0];
+        assert!(logits.iter().all(|v| v.is_finite()), "{name}: not a number");
         let rows: Vec<&[f32]> = logits.chunks_exact(vocab).collect();
         for (position, wanted) in &case.logits {
             let worst = rows[*position].iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -1,7 +1,7 @@
 //! Bad checkpoints: each refusal names the file, the tensor or key, what was found and what would be right.
 
 use super::golden::golden_dir;
-use crate::model::{LoadError, ModelFiles, ModelSource};
+use crate::model::{LoadError, ModelFiles, ModelSource, TokenizerSource};
 use crate::runner::paged::{RunnerOptions, WeightOptions, load};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -20,7 +20,7 @@ fn copy(name: &str) -> TempDir {
 }
 
 fn try_load(dir: &Path) -> Result<(), LoadError> {
-    let files = ModelFiles::open(&ModelSource::Directory(dir.to_path_buf()), None)?;
+    let files = ModelFiles::open(&ModelSource::Directory(dir.to_path_buf()), TokenizerSource::Model)?;
     load(&files, &RunnerOptions::default()).map(|_| ())
 }
 
@@ -155,7 +155,7 @@ fn a_bad_index_is_refused() {
 
 #[test]
 fn options_that_do_not_fit_the_model_are_refused() {
-    let files = ModelFiles::open(&ModelSource::Directory(golden_dir(SMALL)), None).unwrap();
+    let files = ModelFiles::open(&ModelSource::Directory(golden_dir(SMALL)), TokenizerSource::Model).unwrap();
     let cases = [
         (RunnerOptions { block_size: 16, ..RunnerOptions::default() }, "--block-size is 16"),
         (RunnerOptions { max_num_batched_tokens: 0, ..RunnerOptions::default() }, "--max-num-batched-tokens"),
@@ -173,7 +173,7 @@ fn options_that_do_not_fit_the_model_are_refused() {
 fn every_16_and_32_bit_dtype_loads_in_every_other() {
     use crate::ops::DType;
     for name in [SMALL, SHARDED] {
-        let files = ModelFiles::open(&ModelSource::Directory(golden_dir(name)), None).unwrap();
+        let files = ModelFiles::open(&ModelSource::Directory(golden_dir(name)), TokenizerSource::Model).unwrap();
         let (_, auto) = load(&files, &RunnerOptions::default()).unwrap();
         assert_eq!((auto.weights(), auto.kv_cache_dtype), ("bfloat16".to_string(), DType::Bf16.into()), "auto lowers F32 and keeps bf16");
         let mut fingerprints = vec![auto.fingerprint];

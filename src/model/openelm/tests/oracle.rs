@@ -1,7 +1,7 @@
 //! The decoder in plain candle tensor operations, without cache or batching: the oracle of the backends.
 
 use crate::model::openelm::OpenElmConfig;
-use crate::model::{ModelFiles, ModelSource};
+use crate::model::{ModelFiles, ModelSource, TokenizerSource};
 use candle_core::{D, DType, Device, Result, Tensor};
 use std::collections::HashMap;
 
@@ -82,7 +82,7 @@ impl Oracle {
 #[test]
 fn backends_agree_with_plain_candle_operations_on_the_demo_model() {
     use crate::ops::{DType, cpu::CpuBackend, reference::ReferenceBackend};
-    let files = ModelFiles::open(&ModelSource::Embedded, None).unwrap();
+    let files = ModelFiles::open(&ModelSource::Embedded, TokenizerSource::Model).unwrap();
     let ids: Vec<u32> = (0..150u32).map(|i| 3 + i * 37 % 3000).collect();
     let wanted = Oracle::load(&files).unwrap().forward(&ids).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let cpu = super::golden::all_logits(

@@ -41,7 +41,7 @@ pub(super) unsafe fn run_dot<K: Kernel>(kernel: &K, part: Part) {
 /// Applies an operation on registers to all four, of one, two or three vectors.
 macro_rules! each {
     ($op:path, $a:expr $(, $more:expr)*) => {
-        // SAFETY: the type is only used inside `run`, which enables the feature.
+        // SAFETY: the type is only used inside `run` and `run_dot`, which enable the features.
         unsafe { Self($op($a.0 $(, $more.0)*), $op($a.1 $(, $more.1)*), $op($a.2 $(, $more.2)*), $op($a.3 $(, $more.3)*)) }
     };
 }
@@ -96,7 +96,7 @@ unsafe fn odd(pairs: uint32x4_t) -> float32x4_t {
     unsafe { vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000))) }
 }
 
-// SAFETY of all blocks below: the type is only used inside `run`, which enables the feature; pointers are the caller's promise, and
+// SAFETY of all blocks below: the type is only used inside `run` and `run_dot`, which enable the features; pointers are the caller's promise, and
 // loads and stores of a register take any alignment.
 impl<const DOT: bool> Lanes for Neon<DOT> {
     const TILE_ROWS: usize = 4;

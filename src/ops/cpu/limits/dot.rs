@@ -19,7 +19,7 @@ fn has_int8() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
 }
 
-/// What adds products of bytes fastest on this CPU, as a function of iterations that returns operations; `None` where kernels are scalar.
+/// What adds products of bytes fastest on this CPU, as a function of iterations that returns operations; `None` without AVX2.
 /// AVX-VNNI counts as AVX2: no machine that has it alone was at hand.
 pub(super) fn int8_products() -> Option<fn(usize) -> f64> {
     if has_int8() {

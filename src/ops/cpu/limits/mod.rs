@@ -7,6 +7,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod dot;
+#[cfg(target_arch = "aarch64")]
+#[path = "sdot.rs"]
+mod dot;
 
 use super::lanes::{ByteLanes, Isa, Kernel, Lanes, Part, WIDTH};
 use super::memory::{Aligned, at};
@@ -45,7 +48,8 @@ pub struct LimitRound {
     pub f32_fma_flops: f64,
     /// Operations a second of `vdpbf16ps` (bf16 products added to f32); `None` where the CPU lacks it.
     pub bf16_dot_flops: Option<f64>,
-    /// Operations a second of 8-bit products added to i32, by `vpdpbusd` or `vpmaddubsw` and `vpmaddwd`; `None` where the CPU has neither.
+    /// Operations a second of 8-bit products added to i32, by `vpdpbusd`, `vpmaddubsw` and `vpmaddwd`, or `sdot`; `None` where the CPU has none of
+    /// these.
     pub int8_dot_ops: Option<f64>,
 }
 
@@ -111,7 +115,7 @@ impl LimitProbe {
     }
 
     /// Sum over all threads of the operations a second of `iterations`, which does [`ITERATIONS`] and says how many operations they were.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn dot(&self, iterations: impl Fn() -> f64 + Sync) -> f64 {
         let rate = Mutex::new(0.0);
         self.pool.run(&|_| add(&rate, busy(&iterations)));
@@ -124,7 +128,7 @@ impl LimitProbe {
         dot::has_bf16().then(|| self.dot(|| unsafe { dot::bf16(ITERATIONS) }))
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn int8_dot(&self) -> Option<f64> {
         dot::int8_products().map(|products| self.dot(|| products(ITERATIONS)))
     }
@@ -134,7 +138,7 @@ impl LimitProbe {
         None
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn int8_dot(&self) -> Option<f64> {
         None
     }
@@ -145,7 +149,7 @@ fn add(sum: &Mutex<f64>, rate: f64) {
 }
 
 /// Repeats `iterations`, which returns its number of operations, for [`BUSY`]: operations a second of this thread.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn busy(iterations: impl Fn() -> f64) -> f64 {
     let started = Instant::now();
     let mut operations = 0.0;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::openelm::Decoder;
-use crate::model::{ModelFiles, ModelSource};
+use crate::model::{ModelFiles, ModelSource, TokenizerSource};
 use crate::ops::DType;
 use crate::ops::PackedBatch;
 use crate::ops::cpu::{CpuBackend, CpuKernels};
@@ -54,7 +54,7 @@ struct Start {
 
 /// Starts with the model and a cache; the second value is whether nothing was taken from the checkpoint.
 fn start(model: &Path, dtype: DType, weight_cache: Option<&Path>) -> (Start, bool) {
-    let files = ModelFiles::open(&ModelSource::Directory(model.to_path_buf()), None).unwrap();
+    let files = ModelFiles::open(&ModelSource::Directory(model.to_path_buf()), TokenizerSource::Model).unwrap();
     let (backend, progress) = (CpuBackend::new(CpuKernels::Auto, 2).unwrap(), LoadProgress::default());
     let weights = Weights::find(&backend, &files.checkpoint, dtype.into(), Place { weight_cache, progress: &progress }).unwrap();
     let (hash, source) = (weights.hash, weights.source().unwrap());
@@ -106,7 +106,7 @@ fn the_second_start_maps_and_gives_the_same_bits() {
 #[test]
 fn the_fingerprint_is_the_same_with_and_without_a_cache() {
     let (model, cache) = (copy(GOLDEN[0]), TempDir::new().unwrap());
-    let files = ModelFiles::open(&ModelSource::Directory(model.path().to_path_buf()), None).unwrap();
+    let files = ModelFiles::open(&ModelSource::Directory(model.path().to_path_buf()), TokenizerSource::Model).unwrap();
     let with = RunnerOptions { weight_cache: Some(cache.path().to_path_buf()), ..RunnerOptions::default() };
     let info = |options: &RunnerOptions| load(&files, options).unwrap().1;
     let without = info(&RunnerOptions::default());
@@ -161,7 +161,7 @@ fn an_unusable_cache_is_no_reason_not_to_serve() {
 #[test]
 fn the_embedded_model_is_not_kept() {
     let cache = TempDir::new().unwrap();
-    let files = ModelFiles::open(&ModelSource::Embedded, None).unwrap();
+    let files = ModelFiles::open(&ModelSource::Embedded, TokenizerSource::Model).unwrap();
     let options = RunnerOptions { weight_cache: Some(cache.path().to_path_buf()), ..RunnerOptions::default() };
     load(&files, &options).unwrap();
     assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0);
