@@ -18,7 +18,8 @@ def answer(*flags):
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 def test_a_quantised_file_answers_as_the_checkpoint_quantised_at_load(kind, tmp_path):
     file = tmp_path / "small.gguf"
-    done = run_binary("quantize", GOLDEN / NAME, file, "--type", kind, "--scales", "plain")
+    scales = ["--scales", "plain"] if kind == "q4_0" else []
+    done = run_binary("quantize", GOLDEN / NAME, file, "--type", kind, *scales)
     assert done.returncode == 0 and "relative error" in done.stdout and kind in done.stdout, done.stderr
     from_file = answer("--model", file)
     at_load = answer("--model", GOLDEN / NAME, "--quantization", kind)
@@ -72,7 +73,7 @@ def test_a_file_with_a_tokenizer_of_another_kind_serves_token_ids(tmp_path):
 
 
 def test_an_eight_bit_kv_cache_takes_half_the_memory_and_answers_alike():
-    flags = ["--model", GOLDEN / NAME, "--dtype", "bfloat16", "--skip-tokenizer-init", "--kv-cache-memory-bytes", "1MiB"]
+    flags = ["--model", GOLDEN / NAME, "--dtype", "bfloat16", "--skip-tokenizer-init", "--kv-cache-memory-bytes", "4MiB"]
     tokens, fingerprints = [], []
     for kind in ("bfloat16", "int8"):
         with Server(*flags, "--kv-cache-dtype", kind) as server:
@@ -84,8 +85,8 @@ def test_an_eight_bit_kv_cache_takes_half_the_memory_and_answers_alike():
             (line,) = [line for line in server.log.splitlines() if "kv cache allocated" in line]
             assert f"dtype={kind}" in line
             tokens.append(int(line.split("tokens=")[1].split()[0]))
-    # A head of 64 keeps 68 bytes instead of 128.
-    assert 1.75 < tokens[1] / tokens[0] < 1.9
+    # A head of 64 keeps 68 bytes instead of 128; whole blocks are counted.
+    assert abs(tokens[1] / tokens[0] - 128 / 68) < 0.05
     assert fingerprints[0] != fingerprints[1]
 
 
