@@ -18,8 +18,9 @@ use crate::generation::TokenId;
 use crate::model::LoadError;
 use crate::ops::OpError;
 use crate::sampling::SamplingError;
-use statistics::Distribution;
+use statistics::{Distribution, divergence};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Rows whose logits are compared at a time.
 const ROWS: usize = 32;
@@ -92,13 +93,17 @@ pub fn compare(
             let rows = start..positions.end.min(start + ROWS);
             let broken = |candidate, row| QualityError::NotFinite { candidate, window, position: start + row };
             reference.logits(rows.clone(), &mut truth);
-            let truth = distributions(&truth, vocabulary).map_err(|row| broken(None, row))?;
+            let truth = distributions(reference, &truth).map_err(|row| broken(None, row))?;
+            let probabilities = by_row(reference, truth.len(), |row| truth[row].probabilities());
             let next = &tokens[rows.start + 1..=rows.end];
             truth.iter().zip(next).for_each(|(p, &token)| perplexity.add(p, token));
             for (index, (candidate, score)) in candidates.iter_mut().zip(&mut scores).enumerate() {
                 candidate.logits(rows.clone(), &mut found);
-                let found = distributions(&found, vocabulary).map_err(|row| broken(Some(index), row))?;
-                truth.iter().zip(&found).zip(next).for_each(|((p, q), &token)| score.add(p, q, token));
+                let found = distributions(candidate, &found).map_err(|row| broken(Some(index), row))?;
+                let far = by_row(candidate, found.len(), |row| divergence(&truth[row], &probabilities[row], &found[row]));
+                for (row, &token) in next.iter().enumerate() {
+                    score.add((&truth[row], &found[row], far[row]), token);
+                }
             }
         }
         done(window + 1);
@@ -106,9 +111,18 @@ pub fn compare(
     Ok((perplexity, scores))
 }
 
-/// The distributions of rows of logits, or the first row that has none.
-fn distributions(logits: &[f32], vocabulary: usize) -> Result<Vec<Distribution<'_>>, usize> {
-    logits.chunks_exact(vocabulary).enumerate().map(|(row, logits)| Distribution::new(logits).ok_or(row)).collect()
+/// The distributions of rows of logits that `model` gave, or the first row that has none.
+fn distributions<'a>(model: &Reader, logits: &'a [f32]) -> Result<Vec<Distribution<'a>>, usize> {
+    let rows: Vec<&[f32]> = logits.chunks_exact(model.vocab_size()).collect();
+    let found = by_row(model, rows.len(), |row| Distribution::new(rows[row]));
+    found.into_iter().enumerate().map(|(row, found)| found.ok_or(row)).collect()
+}
+
+/// `task` of every row, on the threads of `model`.
+fn by_row<T: Send + Sync>(model: &Reader, count: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let results: Vec<OnceLock<T>> = (0..count).map(|_| OnceLock::new()).collect();
+    model.for_each(count, &|row| drop(results[row].set(task(row))));
+    results.into_iter().map(|result| result.into_inner().expect("every row is done")).collect()
 }
 
 #[cfg(test)]

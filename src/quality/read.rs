@@ -82,6 +82,11 @@ impl Reader {
         self.decoder.backend().description()
     }
 
+    /// Runs `task(0..count)` on the threads of the model.
+    pub(super) fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.decoder.backend().for_each(count, task);
+    }
+
     /// Reads a window from its beginning.
     pub fn read(&mut self, window: &[TokenId]) {
         self.step(&[(window, 0)]);

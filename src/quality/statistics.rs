@@ -68,11 +68,10 @@ pub struct Score {
 }
 
 impl Score {
-    /// Adds a position: the reference's distribution, the candidate's, and the token that follows.
-    pub(super) fn add(&mut self, p: &Distribution<'_>, q: &Distribution<'_>, token: TokenId) {
+    /// Adds a position: the reference's distribution, the candidate's, their [`divergence`], and the token that follows.
+    pub(super) fn add(&mut self, (p, q, divergence): (&Distribution<'_>, &Distribution<'_>, f64), token: TokenId) {
         self.perplexity.add(q, token);
         self.nll_difference.add(p.ln_probability(token as usize) - q.ln_probability(token as usize));
-        let divergence = divergence(p, q);
         self.divergence.add(divergence);
         self.divergences.push(divergence as f32);
         self.agreed += u64::from(p.likeliest == q.likeliest);
@@ -134,18 +133,20 @@ impl<'a> Distribution<'a> {
         Some(Self { logits, log_sum: largest + sum.ln(), likeliest })
     }
 
+    /// Those of all tokens.
+    pub(super) fn probabilities(&self) -> Vec<f64> {
+        (0..self.logits.len()).map(|token| self.ln_probability(token).exp()).collect()
+    }
+
     fn ln_probability(&self, token: usize) -> f64 {
         f64::from(self.logits[token]) - self.log_sum
     }
 }
 
-/// `sum_i p_i (ln p_i - ln q_i)`.
-fn divergence(p: &Distribution<'_>, q: &Distribution<'_>) -> f64 {
-    let term = |token: usize| {
-        let ln_p = p.ln_probability(token);
-        ln_p.exp() * (ln_p - q.ln_probability(token))
-    };
-    (0..p.logits.len()).map(term).sum()
+/// `sum_i p_i (ln p_i - ln q_i)`: the mean difference of the logits, and that of `ln sum exp`. `probabilities` are those of `p`.
+pub(super) fn divergence(p: &Distribution<'_>, probabilities: &[f64], q: &Distribution<'_>) -> f64 {
+    let terms = probabilities.iter().zip(p.logits.iter().zip(q.logits)).map(|(p, (&a, &b))| p * (f64::from(a) - f64::from(b)));
+    terms.sum::<f64>() + (q.log_sum - p.log_sum)
 }
 
 #[cfg(test)]
@@ -157,7 +158,8 @@ mod tests {
         let row = |p: f64| [p.ln() as f32, (1.0 - p).ln() as f32];
         let (p, q) = (row(0.5), row(0.25));
         let mut score = Score::default();
-        score.add(&Distribution::new(&p).expect("finite"), &Distribution::new(&q).expect("finite"), 1);
+        let (p, q) = (Distribution::new(&p).expect("finite"), Distribution::new(&q).expect("finite"));
+        score.add((&p, &q, divergence(&p, &p.probabilities(), &q)), 1);
         let expected = 0.5 * (0.5_f64 / 0.25).ln() + 0.5 * (0.5_f64 / 0.75).ln();
         assert!((score.divergence().mean - expected).abs() < 1e-7);
         assert!((score.perplexity().value() - 1.0 / 0.75).abs() < 1e-6);
@@ -171,7 +173,7 @@ mod tests {
         for seed in 0..4 {
             let row: Vec<f32> = (0..10).map(|i| ((i * 37 + seed) % 11) as f32 - 5.0).collect();
             let p = Distribution::new(&row).expect("finite");
-            score.add(&p, &p, seed);
+            score.add((&p, &p, divergence(&p, &p.probabilities(), &p)), seed);
         }
         assert_eq!((score.divergence(), score.perplexity_increase()), (Sums::default().mean(), Sums::default().mean()));
         assert_eq!((score.top_1_agreement(), score.divergence_quantile(0.99)), (1.0, 0.0));

@@ -112,12 +112,13 @@ impl GgufWeights {
         Some(Tensor::stacked(file, stored.shape.clone(), stored.parts.iter().map(rows).collect()))
     }
 
-    /// How many tensors are stored in which format, for the log.
+    /// How many tensors are stored in which format, and which of these are widened since no kernel reads them, for the log.
     pub(super) fn formats(&self) -> String {
         let mut counts = BTreeMap::<String, usize>::new();
         for part in self.table.values().flat_map(|tensor| &tensor.parts) {
-            *counts.entry(part.kind.to_string()).or_default() += 1;
+            let widened = if matches!(part.kind, TensorType::Foreign(_)) { ", widened" } else { "" };
+            *counts.entry(format!("{}{widened}", part.kind)).or_default() += 1;
         }
-        counts.iter().map(|(kind, count)| format!("{kind} ({count})")).collect::<Vec<_>>().join(", ")
+        counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join("; ")
     }
 }

@@ -50,4 +50,5 @@ fn a_file_in_such_a_format_gives_values_of_f32() {
     assert_eq!((tensor.encoding().as_str(), tensor.byte_len()), ("32 rows of float32, 32 rows of q5_0", 32 * (128 + 22)));
     assert_eq!(tensor.data().unwrap().stored(), DType::F32.into());
     assert_eq!(tensor.data().unwrap().rows(), 64);
+    assert!(model.weights.formats().ends_with("; 1 q5_0, widened"), "{}", model.weights.formats());
 }

@@ -204,7 +204,7 @@ fn rows_in_blocks_are_handed_on_as_they_are_stored() {
     assert_eq!(stored("transformer.norm.weight"), DType::F32.into());
     let encoding = model.weights.get("file", "transformer.layers.0.ffn.proj_1.weight").unwrap().encoding();
     assert_eq!(encoding, "32 rows of float32, 32 rows of q4_0");
-    assert_eq!(model.weights.formats(), "float32 (18), q4_0 (1), q8_0 (1)");
+    assert_eq!(model.weights.formats(), "18 float32; 1 q4_0; 1 q8_0");
 }
 
 #[test]
