@@ -196,7 +196,7 @@ fn readers(pairs: &[Pair<'_>], files: &ModelFiles, window: usize) -> anyhow::Res
     for (index, Pair { candidate, kv_cache }) in pairs.iter().enumerate() {
         let Candidate { name, files: own, storage } = candidate;
         let reader = match readers.last() {
-            Some(before) if std::ptr::eq(pairs[index - 1].candidate, *candidate) => Ok(before.beside(*kv_cache)?),
+            Some(before) if std::ptr::eq(pairs[index - 1].candidate, *candidate) => before.beside(*kv_cache).map_err(Into::into),
             _ => load(own.as_ref().unwrap_or(files), (*storage, *kv_cache), (window, 1)),
         };
         readers.push(reader.with_context(|| format!("--candidates {name}"))?);

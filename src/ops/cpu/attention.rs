@@ -75,6 +75,34 @@ impl<V, const G: usize> Running<V, G> {
     }
 }
 
+impl<V: Lanes, const G: usize> Running<V, G> {
+    /// Takes the maximum of a tile in: sums so far are scaled to it, or begin in the first tile. Returns the maximum of all tiles.
+    ///
+    /// # Safety
+    /// `head_dim <= MAX_HEAD_DIM`; `is_first` for the first tile and no other; as the methods of [`Lanes`].
+    #[inline(always)]
+    unsafe fn raise(&mut self, g: usize, highest: f32, (is_first, head_dim): (bool, usize)) -> f32 {
+        let largest = if highest > self.maximum[g] { highest } else { self.maximum[g] };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if is_first {
+                for d in (0..head_dim).step_by(WIDTH) {
+                    V::splat(0.0).store(self.values(g).add(d));
+                }
+            } else if largest != self.maximum[g] {
+                let fade = exp(V::splat(self.maximum[g] - largest));
+                self.weights[g] = self.weights[g].mul(fade);
+                for d in (0..head_dim).step_by(WIDTH) {
+                    let to = self.values(g).add(d);
+                    V::load(to).mul(fade).store(to);
+                }
+            }
+        }
+        self.maximum[g] = largest;
+        largest
+    }
+}
+
 /// Weights of a tile: f32 a position, or bf16 pairs of positions.
 type TileWeights<const G: usize> = [[f32; ATTENTION_TILE]; G];
 
@@ -170,26 +198,13 @@ impl<T: KvElement> Attention<'_, T> {
         running: &mut Running<V, G>,
     ) {
         let head_dim = self.shape.head_dim;
-        // SAFETY: the whole tile of keys and of values was checked; only visible values are read.
+        // SAFETY: the whole tile of keys, of values and of scales was checked; what is not visible is not used.
         unsafe {
             let mut scores = scores::<V, T, G, DOT>(q, (tile, next), head_dim);
             let mut p: TileWeights<G> = [[0.0; ATTENTION_TILE]; G];
             for g in 0..G {
-                let weights = softmax::<V>(&mut scores[g], valid, self.scale());
-                let largest = if weights > running.maximum[g] { weights } else { running.maximum[g] };
-                if start == 0 {
-                    for d in (0..head_dim).step_by(WIDTH) {
-                        V::splat(0.0).store(running.values(g).add(d));
-                    }
-                } else if largest != running.maximum[g] {
-                    let fade = exp(V::splat(running.maximum[g] - largest));
-                    running.weights[g] = running.weights[g].mul(fade);
-                    for d in (0..head_dim).step_by(WIDTH) {
-                        let to = running.values(g).add(d);
-                        V::load(to).mul(fade).store(to);
-                    }
-                }
-                running.maximum[g] = largest;
+                let highest = softmax::<V>(&mut scores[g], valid, self.scale());
+                let largest = running.raise(g, highest, (start == 0, head_dim));
                 for v in 0..TILE_VECTORS {
                     let visible = valid.saturating_sub(v * WIDTH);
                     let e = visible_only(exp(scores[g][v].sub(V::splat(largest))), visible);
@@ -351,7 +366,8 @@ unsafe fn prefetch<V: Lanes, T>(from: *const T, offset: usize, count: usize) {
 /// Adds to `16 * D` dimensions from `d` on the values of the first `valid` positions, each times its weight.
 ///
 /// # Safety
-/// `32 * head_dim` values at `values`, of which unseen ones are read but not used; `running` has these dimensions; as the methods of [`Lanes`].
+/// `32 * head_dim` values at `values`, of which unseen ones may be read but are not used; `running` has these dimensions; as the methods of
+/// [`Lanes`].
 #[inline(always)]
 unsafe fn add_values<V: Lanes, T: KvElement, const G: usize, const D: usize, const DOT: bool>(
     p: &TileWeights<G>,

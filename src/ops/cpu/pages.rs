@@ -146,7 +146,7 @@ pub(super) trait KvElement: Plain {
     /// Whether a stored value is to be multiplied by a scale of its position and head.
     const SCALED: bool = false;
 
-    /// The element nearest to `value`, of which the scale was divided.
+    /// The element nearest to `value`, which has been divided by its scale, if there is one.
     fn narrow(value: f32) -> Self;
 
     /// Elements `(sum, lane)` and `(sum + 1, lane)` for 16 lanes, `sum` even, of a matrix of `lanes` lanes.

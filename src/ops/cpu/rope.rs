@@ -99,38 +99,31 @@ impl<T: KvElement> QkNormRopeStore<'_, T> {
         }
         let (block, offset) = self.batch.slot_of_row(row);
         for head in 0..self.shape.kv_heads {
-            // SAFETY: the slices lie in this row; the slot is this row's alone.
+            let (layout, in_tile) = (self.pages.layout, offset % ATTENTION_TILE);
+            let of_key = (layout.key_tile(block, head, offset), layout.key_scale(block, head, offset));
+            let of_value = (layout.value_tile(block, head, offset), layout.value_scale(block, head, offset));
+            // SAFETY: the slices lie in this row; the slot is this row's alone; `in_tile` is below 32, and `d` below `head_dim`.
             unsafe {
                 let key = self.qkv.slice(row * width + (self.shape.q_heads + head) * head_dim, head_dim);
-                self.store_key(block, head, offset, key);
+                self.store(of_key, key, |d| T::place(d, in_tile, ATTENTION_TILE));
                 let value = self.qkv.slice(row * width + (rotated + head) * head_dim, head_dim);
-                self.store_value(block, head, offset, value);
+                self.store(of_value, value, |d| T::place(in_tile, d, head_dim));
             }
         }
     }
 
+    /// Writes a head's values to the tile at `tile`, each to its place in it, and their scale to `scale`.
+    ///
+    /// # Safety
+    /// The slot is the caller's alone; places lie below 32 times the number of values.
     #[inline(always)]
-    unsafe fn store_key(&self, block: usize, head: usize, offset: usize, key: &[f32]) {
-        let layout = self.pages.layout;
-        let tile = self.pages.values.at(layout.key_tile(block, head, offset), ATTENTION_TILE * key.len());
-        // SAFETY: the slot is this row's alone; the tile has room for `head_dim` times 32 positions.
+    unsafe fn store(&self, (tile, scale): (usize, usize), values: &[f32], place: impl Fn(usize) -> usize) {
+        let tile = self.pages.values.at(tile, ATTENTION_TILE * values.len());
+        // SAFETY: the tile was checked; the rest is the caller's promise.
         unsafe {
-            let factor = self.set_scale(layout.key_scale(block, head, offset), key);
-            for (d, &value) in key.iter().enumerate() {
-                tile.add(T::place(d, offset % ATTENTION_TILE, ATTENTION_TILE)).write(T::narrow(value * factor));
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_value(&self, block: usize, head: usize, offset: usize, values: &[f32]) {
-        let layout = self.pages.layout;
-        let tile = self.pages.values.at(layout.value_tile(block, head, offset), ATTENTION_TILE * values.len());
-        // SAFETY: the slot is this row's alone; the tile has room for 32 positions of `head_dim`.
-        unsafe {
-            let factor = self.set_scale(layout.value_scale(block, head, offset), values);
+            let factor = self.set_scale(scale, values);
             for (d, &value) in values.iter().enumerate() {
-                tile.add(T::place(offset % ATTENTION_TILE, d, values.len())).write(T::narrow(value * factor));
+                tile.add(place(d)).write(T::narrow(value * factor));
             }
         }
     }

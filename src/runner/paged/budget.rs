@@ -2,6 +2,7 @@
 
 use super::load::RunnerOptions;
 use crate::model::LoadError;
+use crate::ops::KvType;
 
 /// Share of the memory left after weights and workspace that the KV cache may take by default: the rest is for prompts, sockets, the
 /// page cache and the neighbours.
@@ -40,7 +41,10 @@ pub(super) fn num_blocks(needs: Needs, options: &RunnerOptions) -> Result<usize,
     }
     if budget / needs.block_bytes < least {
         let (what, wanted) = ("the KV cache of one sequence of --max-model-len", least * needs.block_bytes);
-        let fix = "raise --kv-cache-memory-bytes, lower --max-model-len, or halve it by --kv-cache-dtype int8";
+        let fix = match options.kv_cache_dtype {
+            Some(KvType::Int8) => "raise --kv-cache-memory-bytes or lower --max-model-len",
+            _ => "raise --kv-cache-memory-bytes, lower --max-model-len, or use --kv-cache-dtype int8",
+        };
         return Err(LoadError::Memory { what, wanted, available: budget, fix });
     }
     let blocks = budget / needs.block_bytes;

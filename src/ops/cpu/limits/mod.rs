@@ -8,13 +8,14 @@
 #[cfg(target_arch = "x86_64")]
 mod dot;
 #[cfg(target_arch = "aarch64")]
-#[path = "sdot.rs"]
-mod dot;
+mod sdot;
 
 use super::lanes::{ByteLanes, Isa, Kernel, Lanes, Part, WIDTH};
 use super::memory::{Aligned, at};
 use super::pool::ThreadPool;
 use crate::ops::OpError;
+#[cfg(target_arch = "aarch64")]
+use sdot as dot;
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Products of bytes: eight- and four-bit weights times activations of eight bits, summed exactly.
 //!
-//! A lane adds the products of 4 k at a time (a *unit*): with `vpdpbusd` or `sdot` in one instruction, elsewhere in several. Weights are stored
-//! without a sign, as `q + 128` or `q + 8`; activations are signed and never -128. Instructions that want unsigned weights start their sums
+//! A lane adds the products of 4 k at a time (a *unit*): with `vpdpbusd` or `sdot` in one instruction, elsewhere in several. Weights are
+//! stored without a sign, as `q + 128` or `q + 8`; activations are signed and never -128. Instructions that want unsigned weights start their sums
 //! at minus the offset times the sum of the activations, which whoever prepares activations knows; the others take the offset off the
 //! weights. Both give the same integers, and at most 32 * 128 * 127 < 2^24 of them, so that f32 holds each exactly.
 
