@@ -114,7 +114,7 @@ pub enum Instruction {
     F32Fma,
     /// `vdpbf16ps`.
     Bf16Dot,
-    /// Products of bytes: `vpdpbusd`, `sdot` on ARM, or `vpmaddubsw` and `vpmaddwd` where an x86 CPU lacks it.
+    /// Products of bytes: `vpdpbusd`, `smmla` or `sdot` on ARM, or `vpmaddubsw` and `vpmaddwd` where an x86 CPU lacks it.
     Int8Dot,
 }
 

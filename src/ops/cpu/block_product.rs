@@ -113,22 +113,7 @@ impl BlockProduct for Q8Product {
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut integers = [[V::byte_sums(0); H]; R];
-            for r in 0..R {
-                integers[r] = [V::byte_sums((*factors.add(r)).extra as i32); H];
-            }
-            for unit in 0..BLOCK_UNITS {
-                let from = weights.add(unit * UNIT_BYTES + half * UNIT_BYTES / 2);
-                let mut w = [V::load_bytes(from); H];
-                for h in 1..H {
-                    w[h] = V::load_bytes(from.add(h * UNIT_BYTES / 2));
-                }
-                for r in 0..R {
-                    for h in 0..H {
-                        integers[r][h] = V::add_bytes(integers[r][h], w[h], x.add(r * BLOCK_UNITS + unit));
-                    }
-                }
-            }
+            let integers = bytes::<V, R, H>((weights, half), x, |r| (*factors.add(r)).extra as i32);
             let scales = load_scales::<V, H>(weights.add(quant_bytes(Self::FORMAT)), half);
             for r in 0..R {
                 let scale = V::splat((*factors.add(r)).scale);
@@ -186,6 +171,48 @@ unsafe fn load_scales<V: Lanes, const H: usize>(from: *const u8, half: usize) ->
     }
 }
 
+/// Integer sums of a block of eight-bit weights.
+///
+/// # Safety
+/// As [`BlockProduct::add`].
+#[inline(always)]
+unsafe fn bytes<V: ByteLanes, const R: usize, const H: usize>(
+    (weights, half): (*const u8, usize),
+    x: *const u32,
+    correction: impl Fn(usize) -> i32,
+) -> [[V::ByteSums; H]; R] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let weights = weights.add(half * UNIT_BYTES / 2);
+        let mut integers = [[V::byte_sums(0); H]; R];
+        if R >= V::BLOCK_FROM_ROWS {
+            for h in 0..H {
+                let sums = V::byte_block::<R>(weights.add(h * UNIT_BYTES / 2), UNIT_BYTES, x);
+                for r in 0..R {
+                    integers[r][h] = sums[r];
+                }
+            }
+            return integers;
+        }
+        for r in 0..R {
+            integers[r] = [V::byte_sums(correction(r)); H];
+        }
+        for unit in 0..BLOCK_UNITS {
+            let from = weights.add(unit * UNIT_BYTES);
+            let mut w = [V::load_bytes(from); H];
+            for h in 1..H {
+                w[h] = V::load_bytes(from.add(h * UNIT_BYTES / 2));
+            }
+            for r in 0..R {
+                for h in 0..H {
+                    integers[r][h] = V::add_bytes(integers[r][h], w[h], x.add(r * BLOCK_UNITS + unit));
+                }
+            }
+        }
+        integers
+    }
+}
+
 /// Integer sums of a block of four-bit weights.
 ///
 /// # Safety
@@ -198,12 +225,22 @@ unsafe fn nibbles<V: ByteLanes, const R: usize, const H: usize>(
 ) -> [[V::NibbleSums; H]; R] {
     // SAFETY: the caller's promise.
     unsafe {
+        let weights = weights.add(half * UNIT_BYTES / 2);
         let mut integers = [[V::nibble_sums(0); H]; R];
+        if R >= V::BLOCK_FROM_ROWS {
+            for h in 0..H {
+                let sums = V::nibble_block::<R>(weights.add(h * UNIT_BYTES / 2), UNIT_BYTES, x, &correction);
+                for r in 0..R {
+                    integers[r][h] = sums[r];
+                }
+            }
+            return integers;
+        }
         for r in 0..R {
             integers[r] = [V::nibble_sums(correction(r)); H];
         }
         for unit in 0..BLOCK_UNITS / 2 {
-            let from = weights.add(unit * UNIT_BYTES + half * UNIT_BYTES / 2);
+            let from = weights.add(unit * UNIT_BYTES);
             if R >= V::NIBBLE_COLUMN_FROM_ROWS {
                 for h in 0..H {
                     // Read twice, so that one half of the bytes after the other takes registers.

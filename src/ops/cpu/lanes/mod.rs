@@ -230,6 +230,9 @@ pub(super) enum Isa {
     /// NEON with the `sdot` of ARMv8.2.
     #[cfg(target_arch = "aarch64")]
     NeonDot,
+    /// NEON with `sdot` and the `smmla` of ARMv8.6.
+    #[cfg(target_arch = "aarch64")]
+    NeonMatrix,
 }
 
 impl Isa {
@@ -259,6 +262,9 @@ impl Isa {
             found.push(Self::Neon);
             if std::arch::is_aarch64_feature_detected!("dotprod") {
                 found.push(Self::NeonDot);
+                if std::arch::is_aarch64_feature_detected!("i8mm") {
+                    found.push(Self::NeonMatrix);
+                }
             }
         }
         found
@@ -282,7 +288,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => tile_rows::<avx512::Avx512<false, false>>(),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon | Self::NeonDot => tile_rows::<neon::Neon<false>>(),
+            Self::Neon | Self::NeonDot | Self::NeonMatrix => tile_rows::<neon::Neon<false, false>>(),
         }
     }
 
@@ -304,6 +310,8 @@ impl Isa {
             Self::Neon => "neon",
             #[cfg(target_arch = "aarch64")]
             Self::NeonDot => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonMatrix => "neon-i8mm",
         }
     }
 
@@ -329,7 +337,9 @@ impl Isa {
                 #[cfg(target_arch = "aarch64")]
                 Self::NeonDot if K::BYTES => neon::run_dot(kernel, part),
                 #[cfg(target_arch = "aarch64")]
-                Self::Neon | Self::NeonDot => neon::run(kernel, part),
+                Self::NeonMatrix if K::BYTES => neon::run_matrix(kernel, part),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon | Self::NeonDot | Self::NeonMatrix => neon::run(kernel, part),
             }
         }
     }

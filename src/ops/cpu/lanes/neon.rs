@@ -1,4 +1,4 @@
-//! Lanes as four 128-bit registers; with `DOT`, the CPU has the `sdot` of ARMv8.2 too.
+//! Lanes as four 128-bit registers; with `DOT`, the CPU has the `sdot` of ARMv8.2 too, with `MATRIX` the `smmla` of ARMv8.6.
 //!
 //! A tile of the matrix kernel is 4 rows x 16 outputs: 16 of the 32 registers accumulate, 8 hold the widened weights of two k, 8 the two
 //! activations of each row (one of them multiplied by lane, `fmla v, v, v[i]`). Five rows would need more than there are.
@@ -11,7 +11,7 @@ use super::{Kernel, Lanes, Part};
 use std::arch::aarch64::*;
 
 #[derive(Clone, Copy)]
-pub(in super::super) struct Neon<const DOT: bool>(
+pub(in super::super) struct Neon<const DOT: bool, const MATRIX: bool>(
     pub(super) float32x4_t,
     pub(super) float32x4_t,
     pub(super) float32x4_t,
@@ -25,7 +25,7 @@ pub(in super::super) struct Neon<const DOT: bool>(
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn run<K: Kernel>(kernel: &K, part: Part) {
     // SAFETY: the feature is enabled here; the rest is the caller's promise.
-    unsafe { kernel.run::<Neon<false>>(part) }
+    unsafe { kernel.run::<Neon<false, false>>(part) }
 }
 
 /// Runs `kernel` with NEON and `sdot` enabled.
@@ -35,13 +35,23 @@ pub(super) unsafe fn run<K: Kernel>(kernel: &K, part: Part) {
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn run_dot<K: Kernel>(kernel: &K, part: Part) {
     // SAFETY: the features are enabled here; the rest is the caller's promise.
-    unsafe { kernel.run::<Neon<true>>(part) }
+    unsafe { kernel.run::<Neon<true, false>>(part) }
+}
+
+/// Runs `kernel` with NEON, `sdot` and `smmla` enabled.
+///
+/// # Safety
+/// As [`Kernel::run`]; the CPU must have the features named.
+#[target_feature(enable = "neon,dotprod,i8mm")]
+pub(super) unsafe fn run_matrix<K: Kernel>(kernel: &K, part: Part) {
+    // SAFETY: the features are enabled here; the rest is the caller's promise.
+    unsafe { kernel.run::<Neon<true, true>>(part) }
 }
 
 /// Applies an operation on registers to all four, of one, two or three vectors.
 macro_rules! each {
     ($op:path, $a:expr $(, $more:expr)*) => {
-        // SAFETY: the type is only used inside `run` and `run_dot`, which enable the features.
+        // SAFETY: the type is only used inside the functions that enable the features.
         unsafe { Self($op($a.0 $(, $more.0)*), $op($a.1 $(, $more.1)*), $op($a.2 $(, $more.2)*), $op($a.3 $(, $more.3)*)) }
     };
 }
@@ -96,9 +106,9 @@ unsafe fn odd(pairs: uint32x4_t) -> float32x4_t {
     unsafe { vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000))) }
 }
 
-// SAFETY of all blocks below: the type is only used inside `run` and `run_dot`, which enable the features; pointers are the caller's promise, and
+// SAFETY of all blocks below: the type is only used inside the functions that enable the features; pointers are the caller's promise, and
 // loads and stores of a register take any alignment.
-impl<const DOT: bool> Lanes for Neon<DOT> {
+impl<const DOT: bool, const MATRIX: bool> Lanes for Neon<DOT, MATRIX> {
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 1;
 

@@ -8,14 +8,14 @@
 #[cfg(target_arch = "x86_64")]
 mod dot;
 #[cfg(target_arch = "aarch64")]
-mod sdot;
+mod neon;
 
 use super::lanes::{ByteLanes, Isa, Kernel, Lanes, Part, WIDTH};
 use super::memory::{Aligned, at};
 use super::pool::ThreadPool;
 use crate::ops::OpError;
 #[cfg(target_arch = "aarch64")]
-use sdot as dot;
+use neon as dot;
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -49,8 +49,8 @@ pub struct LimitRound {
     pub f32_fma_flops: f64,
     /// Operations a second of `vdpbf16ps` (bf16 products added to f32); `None` where the CPU lacks it.
     pub bf16_dot_flops: Option<f64>,
-    /// Operations a second of 8-bit products added to i32, by `vpdpbusd`, `vpmaddubsw` and `vpmaddwd`, or `sdot`; `None` where the CPU has none of
-    /// these.
+    /// Operations a second of 8-bit products added to i32, by `vpdpbusd`, `vpmaddubsw` and `vpmaddwd`, `smmla` or `sdot`; `None` where the CPU
+    /// has none of these.
     pub int8_dot_ops: Option<f64>,
 }
 

@@ -1,6 +1,7 @@
 //! Products of bytes: eight- and four-bit weights times activations of eight bits, summed exactly.
 //!
-//! A lane adds the products of 4 k at a time (a *unit*): with `vpdpbusd` or `sdot` in one instruction, elsewhere in several. Weights are
+//! A lane adds the products of 4 k at a time (a *unit*): with `vpdpbusd` or `sdot` in one instruction, with `smmla` for two
+//! rows and units in two, elsewhere in several. Weights are
 //! stored without a sign, as `q + 128` or `q + 8`; activations are signed and never -128. Instructions that want unsigned weights start their sums
 //! at minus the offset times the sum of the activations, which whoever prepares activations knows; the others take the offset off the
 //! weights. Both give the same integers, and at most 32 * 128 * 127 < 2^24 of them, so that f32 holds each exactly.
@@ -12,6 +13,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_arch = "aarch64")]
+mod smmla;
 
 use super::Lanes;
 
@@ -24,6 +27,8 @@ pub(in super::super) trait ByteLanes: Lanes {
     const BYTE_TILE_ROWS: usize = Self::TILE_ROWS;
     /// Rows of a tile from which on four-bit weights are summed by [`Self::add_nibble_column`].
     const NIBBLE_COLUMN_FROM_ROWS: usize = usize::MAX;
+    /// Rows of a tile from which on blocks are summed by [`Self::byte_block`] and [`Self::nibble_block`].
+    const BLOCK_FROM_ROWS: usize = usize::MAX;
 
     /// 4 weights of 8 bits in each of 16 lanes.
     type Bytes: Copy;
@@ -40,6 +45,15 @@ pub(in super::super) trait ByteLanes: Lanes {
     unsafe fn load_bytes(from: *const u8) -> Self::Bytes;
     /// Adds to each lane the products of its 4 weights with the 4 activations at `x`.
     unsafe fn add_bytes(sums: Self::ByteSums, weights: Self::Bytes, x: *const u32) -> Self::ByteSums;
+    /// Sums of a block of 32 weights in each of 16 lanes times the activations of each row. A unit of weights is `stride` bytes after the one
+    /// before; the activations of the first row are at `x`, those of the next one a block of units further on.
+    ///
+    /// # Panics
+    /// Where [`Self::BLOCK_FROM_ROWS`] rules it out.
+    #[inline(always)]
+    unsafe fn byte_block<const R: usize>(_weights: *const u8, _stride: usize, _x: *const u32) -> [Self::ByteSums; R] {
+        unreachable!("blocks are summed by unit")
+    }
     /// The sums, exactly.
     unsafe fn from_byte_sums(sums: Self::ByteSums) -> Self;
 
@@ -62,6 +76,19 @@ pub(in super::super) trait ByteLanes: Lanes {
         _x: *const u32,
     ) {
         unreachable!("tiles are summed by row")
+    }
+    /// As [`Self::byte_block`], of four-bit weights: two units in each `stride`. `correction` of each row is as in [`Self::nibble_sums`].
+    ///
+    /// # Panics
+    /// Where [`Self::BLOCK_FROM_ROWS`] rules it out.
+    #[inline(always)]
+    unsafe fn nibble_block<const R: usize>(
+        _weights: *const u8,
+        _stride: usize,
+        _x: *const u32,
+        _correction: impl Fn(usize) -> i32,
+    ) -> [Self::NibbleSums; R] {
+        unreachable!("blocks are summed by unit")
     }
     /// The sums and `correction`, exactly.
     unsafe fn from_nibble_sums(sums: Self::NibbleSums, correction: i32) -> Self;

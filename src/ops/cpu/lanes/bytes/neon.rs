@@ -1,13 +1,16 @@
-//! Products of bytes with four 128-bit registers: `smull` and pairwise additions, or the `sdot` of ARMv8.2.
+//! Products of bytes with four 128-bit registers: `smull` and pairwise additions, or the `sdot` of ARMv8.2; tiles of two rows and more with
+//! `smmla`, where it is.
 
+use super::super::super::operand::BLOCK_UNITS;
 use super::super::neon::Neon;
 use super::ByteLanes;
+use super::smmla::Block;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 /// 4 bytes in each of 16 lanes.
-type Bytes = [int8x16_t; 4];
-type Sums = [int32x4_t; 4];
+pub(super) type Bytes = [int8x16_t; 4];
+pub(super) type Sums = [int32x4_t; 4];
 
 /// Adds the products of 4 lanes of 4 weights with 4 activations that stand in all lanes.
 ///
@@ -55,7 +58,7 @@ unsafe fn add_all<const DOT: bool>(sums: Sums, weights: Bytes, x: *const u32) ->
 /// # Safety
 /// NEON.
 #[inline(always)]
-unsafe fn widen<const DOT: bool>(sums: Sums) -> Neon<DOT> {
+unsafe fn widen<const DOT: bool, const MATRIX: bool>(sums: Sums) -> Neon<DOT, MATRIX> {
     // SAFETY: the caller's promise.
     unsafe { Neon(vcvtq_f32_s32(sums[0]), vcvtq_f32_s32(sums[1]), vcvtq_f32_s32(sums[2]), vcvtq_f32_s32(sums[3])) }
 }
@@ -79,7 +82,9 @@ unsafe fn load(from: *const u8) -> [uint8x16_t; 4] {
 }
 
 // SAFETY of all blocks below: the type is only used inside functions that enable the features; pointers are the caller's promise.
-impl<const DOT: bool> ByteLanes for Neon<DOT> {
+impl<const DOT: bool, const MATRIX: bool> ByteLanes for Neon<DOT, MATRIX> {
+    const BLOCK_FROM_ROWS: usize = if MATRIX { 2 } else { usize::MAX };
+
     type Bytes = Bytes;
     type ByteSums = Sums;
     type Nibbles = Bytes;
@@ -113,6 +118,19 @@ impl<const DOT: bool> ByteLanes for Neon<DOT> {
     }
 
     #[inline(always)]
+    unsafe fn byte_block<const R: usize>(weights: *const u8, stride: usize, x: *const u32) -> [Sums; R] {
+        // SAFETY: see above.
+        unsafe {
+            let mut block = Block::<R>::new();
+            for unit in (0..BLOCK_UNITS).step_by(2) {
+                let from = weights.add(unit * stride);
+                block.add(Self::load_bytes(from), Self::load_bytes(from.add(stride)), x.add(unit));
+            }
+            block.rows(|_| 0)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn nibble_sums(correction: i32) -> Sums {
         // SAFETY: see above.
         unsafe { [vdupq_n_s32(correction); 4] }
@@ -140,6 +158,26 @@ impl<const DOT: bool> ByteLanes for Neon<DOT> {
     unsafe fn from_nibble_sums(sums: Sums, _correction: i32) -> Self {
         // SAFETY: see above.
         unsafe { widen(sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn nibble_block<const R: usize>(
+        weights: *const u8,
+        stride: usize,
+        x: *const u32,
+        correction: impl Fn(usize) -> i32,
+    ) -> [Sums; R] {
+        // SAFETY: see above.
+        unsafe {
+            let mut block = Block::<R>::new();
+            for unit in (0..BLOCK_UNITS / 2).step_by(2) {
+                let from = weights.add(unit * stride);
+                let (first, second) = (Self::load_nibbles(from), Self::load_nibbles(from.add(stride)));
+                block.add(first.0, second.0, x.add(unit));
+                block.add(first.1, second.1, x.add(BLOCK_UNITS / 2 + unit));
+            }
+            block.rows(correction)
+        }
     }
 
     #[inline(always)]
