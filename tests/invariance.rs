@@ -136,7 +136,9 @@ fn cases() -> Vec<Case> {
     let blocks = [
         ("tiny-hd64-gqa4", CpuKernels::Auto, Some(BlockFormat::Q8_0), BF16),
         ("tiny-hd64-gqa4", CpuKernels::Auto, Some(BlockFormat::Q4_0), KvType::Int8),
+        ("tiny-hd64-gqa4", CpuKernels::Auto, Some(BlockFormat::Q4_1), BF16),
         ("tiny-hd32-gqa2", CpuKernels::Auto, Some(BlockFormat::Q8_0), BF16),
+        ("tiny-hd32-gqa2", CpuKernels::Auto, Some(BlockFormat::Q4_0), BF16),
         ("tiny-hd32-gqa2", CpuKernels::Auto, None, KvType::Int8),
     ];
     numbers.chain(blocks).collect()

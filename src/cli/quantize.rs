@@ -152,7 +152,7 @@ fn calibrate(files: &ModelFiles, text: &Path, options: &Options, bar: &ProgressB
     Ok(calibration)
 }
 
-/// What became of the tensors, as a table: one line for each kind of matrix and type, whose error is the mean over the layers.
+/// What became of the tensors, as a table: one line for each kind of matrix and type, with the mean and the largest error of the layers.
 fn summary(tensors: &[QuantizedTensor], source_bytes: u64) -> String {
     let mut kinds: Vec<((String, WeightType), Vec<&QuantizedTensor>)> = Vec::new();
     for tensor in tensors {
@@ -163,12 +163,14 @@ fn summary(tensors: &[QuantizedTensor], source_bytes: u64) -> String {
             None => kinds.push((kind, vec![tensor])),
         }
     }
-    let mut text = format!("{:<28}{:>8}{:>12}{:>12}{:>18}\n", "tensor", "count", "type", "MB", "relative error");
+    let mut text = format!("{:<28}{:>8}{:>12}{:>12}{:>18}{:>10}\n", "tensor", "count", "type", "MB", "relative error", "largest");
     for ((kind, stored), list) in kinds {
         let bytes: u64 = list.iter().map(|tensor| tensor.bytes).sum();
         let error = list.iter().map(|tensor| tensor.relative_error).sum::<f64>() / list.len() as f64;
+        let largest = list.iter().map(|tensor| tensor.relative_error).fold(0.0, f64::max);
         let (count, stored) = (list.len(), stored.to_string());
-        let _ = writeln!(text, "{kind:<28}{count:>8}{stored:>12}{:>12.1}{:>17.3}%", bytes as f64 / 1e6, error * 100.0);
+        let _ =
+            writeln!(text, "{kind:<28}{count:>8}{stored:>12}{:>12.1}{:>17.3}%{:>9.3}%", bytes as f64 / 1e6, error * 100.0, largest * 100.0);
     }
     let total: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
     let _ = writeln!(text, "{:.1} MB of weights, {:.1} MB before", total as f64 / 1e6, source_bytes as f64 / 1e6);

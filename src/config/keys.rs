@@ -110,7 +110,7 @@ keys! {
     DTYPE: COMPUTE_GROUP "dtype" One("TYPE"), "auto",
         "Type of the weights: auto, float32, bfloat16 or float16; `auto` keeps 16-bit checkpoints and lowers float32 ones to bfloat16";
     QUANTIZATION: COMPUTE_GROUP "quantization" One("TYPE"), "none",
-        "Blocks that weights are quantised to at load: none, q8_0 (8.5 bits a weight) or q4_0 (4.5 bits); a file that is quantised already stays as it is";
+        "Blocks that weights are quantised to at load: none, q8_0 (8.5 bits a weight) or q4_0 (4.5 bits); what a file has in Q8_0, Q4_0 or Q4_1 stays as it is";
     KV_CACHE_DTYPE: COMPUTE_GROUP "kv-cache-dtype" One("TYPE"), "auto",
         "Type of the KV cache: auto, float32, bfloat16, float16 or int8 (with a scale for every token and head); `auto` follows dtype";
     THREADS: COMPUTE_GROUP "threads" One("N"), "auto",

@@ -125,8 +125,14 @@ fn file_type(stored: WeightType) -> u32 {
 }
 
 fn new_tensor(tensor: &FileTensor, stored: WeightType) -> NewTensor {
-    let fits = tensor.shape.len() == 2 && tensor.shape.last().is_some_and(|&cols| stored.row_bytes(cols).is_some());
-    NewTensor { name: tensor.name.clone(), shape: tensor.shape.clone(), stored: if fits { stored } else { DType::F32.into() } }
+    let fits = tensor.shape.last().is_some_and(|&cols| stored.row_bytes(cols).is_some());
+    let stored = match tensor.shape.len() {
+        2 if fits => stored,
+        // A matrix whose rows blocks do not divide.
+        2 => DType::Bf16.into(),
+        _ => DType::F32.into(),
+    };
+    NewTensor { name: tensor.name.clone(), shape: tensor.shape.clone(), stored }
 }
 
 fn encode_tensor(

@@ -1,7 +1,8 @@
 //! The CPU backend: panels of weights, pages of keys, one thread pool, SIMD chosen at run time.
 //!
 //! Kernels are written once over sixteen f32 lanes (`lanes`) with one fixed order of operations, so all instruction sets give the same bits,
-//! for any batch, chunk and number of threads. There are two arithmetics: bf16 weights widened to f32 (portable), and `vdpbf16ps` (`select`).
+//! for any batch, chunk and number of threads. There are three arithmetics: weights widened to f32 (portable), `vdpbf16ps` on bf16
+//! weights (`select`), and products of bytes for weights in blocks (`block_product`).
 //!
 //! **Architecture invariant:** work is split over outputs (panels, rows, heads), never over a sum.
 

@@ -1,7 +1,8 @@
 //! One thread pool for everything the CPU backend does: the caller and `threads - 1` workers.
 //!
-//! Waking a parked thread takes 60–130 µs, more than most operations of a step, so nothing parks within a step: a waiting thread spins for a
-//! moment, then offers its core to others with `yield_now`, and parks only when no work came for a while (between steps, when idle).
+//! Waking a parked thread takes 60–130 µs, more than most operations of a step, so nothing parks within a step that has its cores to itself: a
+//! waiting thread spins for a moment, then offers its core to others with `yield_now`, and parks when nothing came for half a millisecond
+//! (between steps, when idle, or when another process keeps a core from the thread it waits for).
 //!
 //! **Architecture invariant:** a job is split by its own arithmetic into as many parts as there are threads, and may let who is done help the
 //! others (`claims`); which thread computes an output never changes it.

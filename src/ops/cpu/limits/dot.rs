@@ -68,7 +68,8 @@ unsafe fn int8(iterations: usize) -> f64 {
 }
 
 /// `iterations` times `vpmaddubsw`, `vpmaddwd` and an addition in each of [`PAIR_CHAINS`]; returns the operations: 32 products, each
-/// multiplied and added.
+/// multiplied and added. So it goes with 8-bit weights; 4-bit ones need `vpmaddwd` once a block alone, and their share of this limit flatters
+/// them.
 ///
 /// # Safety
 /// AVX2.
