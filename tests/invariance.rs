@@ -68,6 +68,7 @@ fn requests() -> Vec<GenerationRequest> {
         stop: StopCriteria::length(40),
         logprobs: Some(3),
         prompt_logprobs: (i % 4 == 3).then_some(2),
+        cache_salt: 0,
     };
     (0..16).map(request).collect()
 }

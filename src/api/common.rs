@@ -11,12 +11,21 @@ use utoipa::ToSchema;
 pub struct StreamOptions {
     /// Send one more chunk before the end, with `choices: []` and the usage of the whole request.
     pub include_usage: Option<bool>,
-    /// Not implemented: refused unless `false`.
-    #[schema(ignore)]
+    /// Send the usage so far with every chunk.
     pub continuous_usage_stats: Option<bool>,
     /// Not implemented: refused unless `false`.
     #[schema(ignore)]
     pub include_obfuscation: Option<bool>,
+}
+
+/// An end of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum Side {
+    /// The beginning.
+    Left,
+    /// The end.
+    Right,
 }
 
 /// Biases by token id (written as a string, as JSON keys are).
@@ -44,6 +53,21 @@ pub struct PromptTokensDetails {
     /// Tokens found in the prefix cache.
     pub cached_tokens: u64,
 }
+
+/// The log-probability of a token at a place in a prompt, as vLLM writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PromptLogprob {
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its place among all tokens, the likeliest first, from 1.
+    #[schema(required = true)]
+    pub rank: Option<u32>,
+    /// Its text.
+    pub decoded_token: String,
+}
+
+/// For each token of a prompt: itself and the likeliest ones, by id; null for the first token, which nothing predicts.
+pub type PromptLogprobs = Vec<Option<BTreeMap<String, PromptLogprob>>>;
 
 /// Why a choice ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -13,6 +13,8 @@ pub mod error;
 pub mod input;
 pub mod models;
 pub mod number;
+pub mod shared;
+pub mod tokens;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! Numbers as clients write them: `16` and `16.0` are the same integer, `1` is a number like `1.0`; a string or a boolean is neither.
 
+use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use std::fmt;
 
@@ -9,6 +10,24 @@ use std::fmt;
 /// The deserializer's own.
 pub fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     deserializer.deserialize_any(IntegerVisitor)
+}
+
+/// Decodes an optional list of integers (`null` = absent).
+///
+/// # Errors
+/// The deserializer's own.
+pub fn integers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<i64>>, D::Error> {
+    let elements = Option::<Vec<Element>>::deserialize(deserializer)?;
+    Ok(elements.map(|elements| elements.into_iter().map(|element| element.0).collect()))
+}
+
+/// An integer of a list, where `null` is none.
+struct Element(i64);
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        integer(deserializer)?.map(Self).ok_or_else(|| de::Error::invalid_type(de::Unexpected::Unit, &IntegerVisitor))
+    }
 }
 
 /// Decodes an optional number (`null` = absent).

@@ -101,7 +101,7 @@ impl EngineCore {
                 prompt: Arc::clone(&request.prompt),
                 stop: request.stop.clone(),
                 score_prompt: request.prompt_logprobs.is_some(),
-                cache_salt: 0,
+                cache_salt: request.cache_salt,
                 deadline: deadline.map(|deadline| self.shared.since_origin(deadline)),
             };
             let timeline = self.observer.entered(&request, arrival, first);
@@ -285,7 +285,9 @@ impl EngineCore {
         let Some(active) = self.active.remove(&id) else { return };
         let outcome = match failure.kind {
             FailureKind::DeadlineExceeded | FailureKind::ShuttingDown => Outcome::Abort,
-            FailureKind::NonFiniteLogits | FailureKind::StepFailed | FailureKind::EngineDead => Outcome::Error,
+            FailureKind::NonFiniteLogits | FailureKind::NothingAllowed | FailureKind::StepFailed | FailureKind::EngineDead => {
+                Outcome::Error
+            }
         };
         self.observer.ended(active.timeline, outcome);
         let _ = active.events.try_send(GenerationEvent::Failed(failure));
@@ -342,7 +344,7 @@ fn interpret(
     let sampled = output.sampled.transpose().map_err(|error| {
         let kind = match error {
             SamplingError::NonFinite { .. } => FailureKind::NonFiniteLogits,
-            SamplingError::NothingAllowed { .. } => FailureKind::StepFailed,
+            SamplingError::NothingAllowed { .. } => FailureKind::NothingAllowed,
         };
         failure_of(kind, error.to_string())
     })?;

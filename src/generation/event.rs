@@ -88,6 +88,8 @@ pub struct GenerationFailure {
 pub enum FailureKind {
     /// The model computed NaN or infinite logits for this sequence.
     NonFiniteLogits,
+    /// No token may be chosen: what the request forbids leaves none.
+    NothingAllowed,
     /// The step that held this sequence failed or panicked.
     StepFailed,
     /// The deadline passed.

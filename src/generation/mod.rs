@@ -5,9 +5,11 @@
 //! **Architecture invariant:** std only. No clock is read here, no I/O, no channel, no tensor.
 
 mod event;
+mod mask;
 mod params;
 
 pub use event::{FailureKind, FinishReason, GenerationEvent, GenerationFailure, TokenLogprob, TokenLogprobs, Usage};
+pub use mask::TokenMask;
 pub use params::{SamplingParams, StopCriteria};
 
 use std::sync::Arc;
@@ -34,4 +36,6 @@ pub struct GenerationRequest {
     pub logprobs: Option<u8>,
     /// Log-probabilities of the prompt's tokens, likewise. Such a request never reads the prefix cache.
     pub prompt_logprobs: Option<u8>,
+    /// Only sequences of the same salt share blocks of the prefix cache.
+    pub cache_salt: u64,
 }

@@ -1,6 +1,6 @@
 //! Sampling parameters and stop criteria, resolved: defaults applied, ranges checked, the seed drawn.
 
-use super::TokenId;
+use super::{TokenId, TokenMask};
 use std::sync::Arc;
 
 /// How one token is chosen from a row of logits. All ranges were checked when the request was parsed.
@@ -22,6 +22,10 @@ pub struct SamplingParams {
     pub repetition_penalty: f32,
     /// Added to the logits, one entry per token id, ascending by id. Values in `-100..=100`.
     pub logit_bias: Arc<[(TokenId, f32)]>,
+    /// Only these tokens may be chosen; `None` = all.
+    pub allowed_tokens: Option<Arc<TokenMask>>,
+    /// Runs of tokens, none empty, of which the output must not end with any: the last token of one is masked after the others.
+    pub bad_words: Arc<[Box<[TokenId]>]>,
     /// Seed of the request; with (prompt index, choice index, position) it determines every random number.
     pub seed: u64,
 }
@@ -38,6 +42,8 @@ impl SamplingParams {
             frequency_penalty: 0.0,
             repetition_penalty: 1.0,
             logit_bias: Arc::from([]),
+            allowed_tokens: None,
+            bad_words: Arc::from([]),
             seed: 0,
         }
     }

@@ -22,13 +22,18 @@ impl Penalties {
         Self { counts: vec![0; vocab_size], ..Self::default() }
     }
 
-    /// Applies logit bias, then the repetition, frequency and presence penalties, then the mask of forbidden tokens.
+    /// Applies logit bias, then the repetition, frequency and presence penalties, then the masks of bad words and of forbidden tokens.
     pub(super) fn apply(&mut self, logits: &mut [f32], spec: &SampleSpec<'_>) {
         self.edits.clear();
         for &(token, bias) in spec.params.logit_bias.iter() {
             self.edit(logits, token, |logit| logit + bias);
         }
         self.apply_penalties(logits, spec);
+        for word in spec.params.bad_words.iter() {
+            if let Some((last, _)) = word.split_last().filter(|(_, before)| spec.output.ends_with(before)) {
+                self.edit(logits, *last, |_| f32::NEG_INFINITY);
+            }
+        }
         for &token in spec.forbidden {
             self.edit(logits, token, |_| f32::NEG_INFINITY);
         }

@@ -15,12 +15,14 @@ const GREEDY_TEMPERATURE: f32 = 1e-5;
 pub struct Sampler {
     penalties: Penalties,
     weights: Weights,
+    /// A row of which only some tokens are allowed.
+    masked: Vec<f32>,
 }
 
 impl Sampler {
     /// A sampler for rows of `vocab_size` logits (other lengths work and let the buffers grow).
     pub fn new(vocab_size: usize) -> Self {
-        Self { penalties: Penalties::new(vocab_size), weights: Weights::new(vocab_size) }
+        Self { penalties: Penalties::new(vocab_size), weights: Weights::new(vocab_size), masked: Vec::new() }
     }
 
     /// Chooses the next token from `logits`, one f32 per token of the vocabulary, and leaves `logits` as they were.
@@ -37,11 +39,23 @@ impl Sampler {
             return Err(SamplingError::NonFinite { token: token as TokenId, position: spec.position });
         }
         self.penalties.apply(logits, spec);
-        let choice = self.choose(logits, spec);
+        let choice = self.choose_allowed(logits, spec);
         self.penalties.undo(logits);
         let token = choice?;
         let logprobs = spec.logprobs.map(|count| token_logprobs(logits, token, count, self.weights.candidates()));
         Ok(SampledToken { token, logprobs })
+    }
+
+    /// The choice among the tokens that are allowed.
+    fn choose_allowed(&mut self, logits: &[f32], spec: &SampleSpec<'_>) -> Result<TokenId, SamplingError> {
+        let Some(allowed) = &spec.params.allowed_tokens else { return self.choose(logits, spec) };
+        let mut row = std::mem::take(&mut self.masked);
+        row.clear();
+        row.extend_from_slice(logits);
+        allowed.fill_others(&mut row, f32::NEG_INFINITY);
+        let choice = self.choose(&row, spec);
+        self.masked = row;
+        choice
     }
 
     /// The choice from a row to which bias, penalties and mask were applied.
@@ -65,7 +79,8 @@ impl Sampler {
 fn is_plain_greedy(spec: &SampleSpec<'_>) -> bool {
     let params = spec.params;
     let changed = params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 || params.presence_penalty != 0.0;
-    is_greedy(params) && !changed && params.logit_bias.is_empty() && spec.forbidden.is_empty() && spec.logprobs.is_none()
+    let masked = params.allowed_tokens.is_some() || !params.bad_words.is_empty() || !spec.forbidden.is_empty();
+    is_greedy(params) && !changed && !masked && params.logit_bias.is_empty() && spec.logprobs.is_none()
 }
 
 /// Whether only the most likely token can be chosen.

@@ -18,6 +18,10 @@ use subtle::{Choice, ConstantTimeEq};
 /// Paths that need no key.
 const OPEN: [&str; 6] = ["/health", "/livez", "/readyz", "/startupz", "/metrics", "/version"];
 
+/// The hash of the key that a request brought, among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyHash(pub [u8; 32]);
+
 /// The hashes of the keys.
 #[derive(Clone)]
 pub struct ApiKeys(Vec<[u8; 32]>);
@@ -34,16 +38,18 @@ impl ApiKeys {
         Self(keys.iter().map(|key| hash(key.as_bytes())).collect())
     }
 
+    /// The hash of the key that a request brings; none where no key is needed.
+    ///
     /// # Errors
-    /// 401 unless the request brings one of the keys.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// 401 unless it is one of the keys.
+    pub fn check(&self, headers: &HeaderMap) -> Result<Option<KeyHash>, ApiError> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let given = bearer(headers).ok_or(ApiError::Unauthorized { given: false })?;
         let given = hash(given);
         let known = self.0.iter().fold(Choice::from(0), |any, key| any | key.ct_eq(&given));
-        if known.into() { Ok(()) } else { Err(ApiError::Unauthorized { given: true }) }
+        if known.into() { Ok(Some(KeyHash(given))) } else { Err(ApiError::Unauthorized { given: true }) }
     }
 }
 
@@ -58,12 +64,15 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// The layer that asks for a key.
-pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
     match app.keys.check(request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(key) => {
+            key.and_then(|key| request.extensions_mut().insert(key));
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     }
 }
@@ -75,7 +84,8 @@ mod tests {
 
     fn check(keys: &[&str], header: Option<&str>) -> Result<(), ApiError> {
         let keys = ApiKeys::new(&keys.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>());
-        keys.check(&header.map(|h| (AUTHORIZATION, HeaderValue::from_str(h).unwrap())).into_iter().collect())
+        let given = keys.check(&header.map(|h| (AUTHORIZATION, HeaderValue::from_str(h).unwrap())).into_iter().collect());
+        given.map(|_| ())
     }
 
     #[test]

@@ -160,6 +160,9 @@ pub enum ApiError {
     /// The deadline passed.
     #[error("the request took longer than its deadline")]
     DeadlineExceeded,
+    /// What the request forbids leaves no token to choose.
+    #[error("no token is left to choose: 'allowed_token_ids', 'bad_words' and 'min_tokens' together forbid all of them")]
+    NothingAllowed,
     /// The model computed NaN or infinite logits.
     #[error("the model computed values that are not finite for this request")]
     NonFiniteLogits {
@@ -246,6 +249,7 @@ impl ApiError {
             Self::Draining => (503, K::OverloadedError, Some("server_shutting_down"), None),
             Self::EngineDead { .. } => (503, K::ServerError, Some("engine_dead"), None),
             Self::DeadlineExceeded => (504, K::TimeoutError, Some("deadline_exceeded"), None),
+            Self::NothingAllowed => (400, K::InvalidRequestError, Some("no_token_allowed"), Some("allowed_token_ids".to_owned())),
             Self::NonFiniteLogits { .. } => (500, K::ServerError, Some("non_finite_logits"), None),
             Self::Internal { .. } => (500, K::ServerError, Some("internal_error"), None),
         };

@@ -106,11 +106,14 @@ impl App {
 
 /// All routes and layers.
 pub fn app(state: AppState) -> Router {
-    use routes::{chat, completions, method_not_allowed, models, not_found, operations, probes};
+    use routes::{chat, completions, method_not_allowed, models, not_found, operations, probes, tokens};
     let app = Arc::new(App::new(state));
     Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/tokenizer_info", get(tokens::info))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
         .route("/health", get(probes::health))

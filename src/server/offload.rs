@@ -25,6 +25,18 @@ impl Default for Offload {
 }
 
 impl Offload {
+    /// Runs `work` as [`Self::run`] if it is long, else on the spot.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_if<T, F>(&self, is_long: bool, work: F) -> Result<T, ApiError>
+    where
+        F: FnOnce() -> Result<T, ApiError> + Send + 'static,
+        T: Send + 'static,
+    {
+        if is_long { self.run(work).await } else { work() }
+    }
+
     /// Runs `work` on the blocking pool, once fewer than the limit run.
     ///
     /// # Errors

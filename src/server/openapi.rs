@@ -2,7 +2,7 @@
 //!
 //! `openapi.yaml` at the root of the repository is this document: a test compares them. `openelm-server openapi > openapi.yaml` writes it anew.
 
-use super::routes::{chat, completions, models, operations, probes};
+use super::routes::{chat, completions, models, operations, probes, tokens};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -15,6 +15,9 @@ use utoipa::{Modify, OpenApi};
     paths(
         completions::create,
         chat::create,
+        tokens::tokenize,
+        tokens::detokenize,
+        tokens::info,
         models::list,
         models::get,
         probes::health,
@@ -29,6 +32,7 @@ use utoipa::{Modify, OpenApi};
     security(("api_key" = []), ()),
     tags(
         (name = "generation", description = "Text from the model."),
+        (name = "tokens", description = "Texts to tokens and back."),
         (name = "models", description = "What is served."),
         (name = "operations", description = "For probes, dashboards and tools."),
     )
@@ -89,6 +93,6 @@ mod tests {
         let count = ids.len();
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!((ids.len(), count), (11, 11));
+        assert_eq!((ids.len(), count), (14, 14));
     }
 }

@@ -140,6 +140,12 @@ pub enum TemplateError {
         /// The limit.
         limit: usize,
     },
+    /// The text of the message that is to be continued is not in what the template wrote.
+    #[error("chat template {name:?} does not write the last message, so that it cannot be continued")]
+    NoFinalMessage {
+        /// The template.
+        name: String,
+    },
     /// A message's role is not a name.
     #[error("message {index} has role {role:?}; a role is 1 to 64 letters, digits, `_` or `-`")]
     InvalidRole {

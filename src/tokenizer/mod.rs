@@ -82,6 +82,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The token's text as the vocabulary has it, if the id exists.
+    pub fn token_piece(&self, id: TokenId) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Whether the token is special: one that decoding skips and that message text never becomes.
     pub fn is_special(&self, id: TokenId) -> bool {
         self.decoder.is_special(id)

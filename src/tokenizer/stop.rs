@@ -54,6 +54,11 @@ impl StopMatcher {
         Self { states: vec![0; strings.patterns.len()], strings, pending: String::new(), released: 0, matched: None }
     }
 
+    /// What it looks for.
+    pub fn strings(&self) -> &StopStrings {
+        &self.strings
+    }
+
     /// Takes the next piece of text. The work is linear in its length, times the number of stop strings.
     pub fn push(&mut self, piece: &str) -> StopOutcome {
         if self.matched.is_some() {

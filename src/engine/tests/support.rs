@@ -136,6 +136,7 @@ pub(super) fn request(prompt: &[TokenId], max_tokens: u32) -> GenerationRequest 
         stop: StopCriteria::length(max_tokens),
         logprobs: None,
         prompt_logprobs: None,
+        cache_salt: 0,
     }
 }
 

@@ -5,6 +5,7 @@ mod properties;
 
 use super::philox::{RandomKey, philox4x32, uniform};
 use super::*;
+use crate::generation::TokenMask;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -136,6 +137,33 @@ fn extreme_parameters_keep_the_row_finite() {
         "equals: the lowest id alone is a nucleus"
     );
     assert_eq!(token(&[-3.0], &spec(&sampled_at(2.0))), Ok(0));
+}
+
+#[test]
+fn only_allowed_tokens_are_chosen_and_logprobs_are_of_all() {
+    let logits = row(300, 5, 4.0);
+    let allowed: Vec<TokenId> = (0..300).filter(|id| id % 7 == 3).collect();
+    let mask = Some(Arc::new(TokenMask::of(&allowed, 300)));
+    let best = allowed.iter().copied().max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap();
+    let greedy = SamplingParams { allowed_tokens: mask.clone(), ..SamplingParams::greedy() };
+    assert_eq!(token(&logits, &spec(&greedy)), Ok(best));
+    let sampled = SamplingParams { allowed_tokens: mask, ..sampled_at(2.0) };
+    for position in 0..200 {
+        assert!(allowed.contains(&token(&logits, &SampleSpec { position, ..spec(&sampled) }).unwrap()));
+    }
+    let at = SampleSpec { logprobs: Some(2), ..spec(&greedy) };
+    let found = Sampler::new(300).sample(&mut logits.clone(), &at).unwrap().logprobs;
+    assert_eq!(found, score(&logits, best, 2));
+    let none = SampleSpec { forbidden: &allowed, ..spec(&greedy) };
+    assert_eq!(Sampler::new(300).sample(&mut logits.clone(), &none), Err(SamplingError::NothingAllowed { position: none.position }));
+}
+
+#[test]
+fn the_last_token_of_a_bad_word_is_masked_after_the_others() {
+    let logits = [0.0, 3.0, 2.0, 1.0];
+    let params = SamplingParams { bad_words: Arc::from([Box::from([2, 1]), Box::from([2])]), ..SamplingParams::greedy() };
+    let after = |output: &[TokenId]| token(&logits, &SampleSpec { output, ..spec(&params) }).unwrap();
+    assert_eq!([after(&[]), after(&[1]), after(&[2]), after(&[1, 2]), after(&[2, 3])], [1, 1, 3, 3, 1]);
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn naive_row(logits: &[f32], at: &SampleSpec<'_>) -> Vec<f32> {
         if in_output > 0 {
             *logit -= params.presence_penalty;
         }
-        if at.forbidden.contains(&(token as TokenId)) {
+        let completes = |word: &[TokenId]| [at.output, &[token as TokenId]].concat().ends_with(word);
+        if at.forbidden.contains(&(token as TokenId)) || params.bad_words.iter().any(|word| completes(word)) {
             *logit = f32::NEG_INFINITY;
         }
     }
@@ -91,6 +92,7 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
             repetition_penalty: penalties.2,
             logit_bias: bias.into_iter().collect::<Vec<_>>().into(),
             seed,
+            ..SamplingParams::greedy()
         }
     })
 }
@@ -111,8 +113,13 @@ proptest! {
     #[test]
     fn penalties_follow_their_definition(
         row in any_row(), params in any_params(), ids in proptest::collection::vec(0u32..120, 0..60), split in 0usize..60,
+        bad_words in proptest::collection::vec(proptest::collection::vec(0u32..120, 1..4), 0..4), cut in 0usize..60,
     ) {
         let split = split.min(ids.len());
+        // One word begins with what the output ends with.
+        let likely = [&ids[split.max(ids.len().saturating_sub(cut % 3))..], &[7]].concat();
+        let bad_words = bad_words.into_iter().chain([likely]).map(Vec::into_boxed_slice).collect();
+        let params = SamplingParams { bad_words, ..params };
         let at = SampleSpec { prompt: &ids[..split], output: &ids[split..], forbidden: &ids[..split.min(2)], ..spec(&params) };
         let mut penalties = Penalties::new(row.len());
         for _ in 0..2 {

@@ -5,6 +5,7 @@
 
 use crate::api::chat::ChatRequest;
 use crate::api::completion::CompletionRequest;
+use crate::api::tokens::{DetokenizeRequest, TokenizeRequest};
 use crate::server::error::ApiError;
 use serde::de::value::Error as ProbeError;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
@@ -20,12 +21,12 @@ pub trait WireRequest: DeserializeOwned {
 macro_rules! not_implemented {
     ($($own:literal),* $(,)?) => {
         &[
-            "add_special_tokens", "allowed_token_ids", "bad_words", "cache_salt", "detokenize", "guided_choice", "guided_decoding_backend",
-            "guided_grammar", "guided_json", "guided_regex", "include_stop_str_in_output", "kv_transfer_params", "length_penalty",
+            "add_special_tokens", "detokenize", "guided_choice", "guided_decoding_backend",
+            "guided_grammar", "guided_json", "guided_regex", "kv_transfer_params", "length_penalty",
             "logits_processors", "logprob_token_ids", "moderation", "priority", "prompt_cache_options", "prompt_cache_retention",
-            "prompt_logprobs", "repetition_detection", "request_id", "response_format", "return_progress",
-            "return_tokens_as_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "stream_interval",
-            "structured_outputs", "timeout_ms", "truncate_prompt_tokens", "truncation_side", "use_beam_search", "vllm_xargs", $($own),*
+            "repetition_detection", "request_id", "response_format", "return_progress",
+            "stream_interval",
+            "structured_outputs", "use_beam_search", "vllm_xargs", $($own),*
         ]
     };
 }
@@ -34,14 +35,19 @@ impl WireRequest for CompletionRequest {
     const NOT_IMPLEMENTED: &'static [&'static str] = not_implemented!["suffix", "prompt_embeds"];
 }
 
+impl WireRequest for TokenizeRequest {
+    const NOT_IMPLEMENTED: &'static [&'static str] = &["chat_template", "media_io_kwargs", "mm_processor_kwargs", "tools"];
+}
+
+impl WireRequest for DetokenizeRequest {
+    const NOT_IMPLEMENTED: &'static [&'static str] = &[];
+}
+
 impl WireRequest for ChatRequest {
     const NOT_IMPLEMENTED: &'static [&'static str] = not_implemented![
-        "add_generation_prompt",
         "audio",
         "best_of",
         "chat_template",
-        "chat_template_kwargs",
-        "continue_final_message",
         "documents",
         "echo",
         "enable_thinking",
@@ -93,8 +99,9 @@ pub fn decode<T: WireRequest>(mut object: Map<String, Value>) -> Result<T, ApiEr
 /// Whether a parameter that is not implemented has a value that asks for nothing.
 fn means_off(key: &str, value: &Value) -> bool {
     match (key, value) {
-        (_, Value::Null | Value::Bool(false)) => true,
-        ("skip_special_tokens" | "spaces_between_special_tokens" | "add_generation_prompt" | "detokenize", value) => *value == json!(true),
+        (_, Value::Null) => true,
+        ("detokenize", value) => *value == json!(true),
+        (_, Value::Bool(false)) => true,
         ("response_format", value) => *value == json!({"type": "text"}),
         ("tool_choice" | "function_call", value) => *value == json!("none"),
         ("modalities", value) => *value == json!(["text"]),
@@ -170,11 +177,13 @@ mod tests {
 
     #[test]
     fn what_is_not_implemented_is_refused_unless_it_is_off() {
-        for off in [json!({"suffix": null}), json!({"prompt_logprobs": null, "response_format": {"type": "text"}})] {
+        for off in [json!({"suffix": null}), json!({"logprob_token_ids": null, "response_format": {"type": "text"}})] {
             assert_eq!(completion(off).unwrap(), CompletionRequest::default());
         }
         assert_eq!(chat(json!({"tools": [], "tool_choice": "none", "modalities": ["text"]})).unwrap(), ChatRequest::default());
-        for (key, value) in [("suffix", json!("x")), ("suffix", json!("")), ("response_format", json!({})), ("prompt_logprobs", json!(0))] {
+        for (key, value) in
+            [("suffix", json!("x")), ("suffix", json!("")), ("response_format", json!({})), ("logprob_token_ids", json!([0]))]
+        {
             assert_eq!(completion(json!({key: value})), Err(ApiError::unsupported(key, "")));
         }
         assert_eq!(chat(json!({"tools": [{}]})), Err(ApiError::unsupported("tools", "")));

@@ -28,6 +28,7 @@ impl Shape for ChatShape {
 
     fn whole(&self, choices: Vec<Collected>, usage: Usage) -> ChatResponse {
         let envelope = &self.envelope;
+        let prompt_logprobs = choices.first().and_then(|choice| envelope.prompt_logprobs(&choice.prompt_scores));
         let choices = (0u32..).zip(choices).map(|(index, choice)| ChatChoice {
             index,
             message: AssistantMessage { role: Role::Assistant, content: choice.text, refusal: None },
@@ -44,10 +45,12 @@ impl Shape for ChatShape {
             choices: choices.collect(),
             usage,
             prompt_token_ids: envelope.prompt_token_ids(0),
+            prompt_logprobs,
         }
     }
 
-    fn chunks(&mut self, output: Output) -> Vec<ChatChunk> {
+    fn chunks(&mut self, output: Output, so_far: Usage) -> Vec<ChatChunk> {
+        let usage = self.envelope.chunk_usage(so_far);
         let index = output.choice;
         let mut chunks = Vec::with_capacity(3);
         if !self.begun.contains(&index) {
@@ -55,13 +58,13 @@ impl Shape for ChatShape {
             self.begun.insert(index);
             let delta = ChatDelta { role: Some(Role::Assistant), content: Some(String::new()) };
             let first = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
-            chunks.push(ChatChunk { prompt_token_ids, ..self.chunk_of(vec![first], self.envelope.no_usage()) });
+            chunks.push(ChatChunk { prompt_token_ids, ..self.chunk_of(vec![first], usage) });
         }
         if let Some(piece) = output.progress.piece {
-            chunks.push(self.piece(index, piece));
+            chunks.push(self.piece(index, piece, usage));
         }
         if let Some(reason) = output.progress.finish {
-            chunks.push(self.end(index, reason));
+            chunks.push(self.end(index, reason, usage));
         }
         chunks
     }
@@ -72,7 +75,7 @@ impl Shape for ChatShape {
 }
 
 impl ChatShape {
-    fn piece(&self, index: u32, piece: Piece) -> ChatChunk {
+    fn piece(&self, index: u32, piece: Piece, usage: Option<Option<Usage>>) -> ChatChunk {
         let choice = ChatChunkChoice {
             index,
             delta: ChatDelta { role: None, content: Some(piece.text) },
@@ -80,13 +83,13 @@ impl ChatShape {
             finish_reason: None,
             token_ids: self.envelope.token_ids(piece.tokens),
         };
-        self.chunk_of(vec![choice], self.envelope.no_usage())
+        self.chunk_of(vec![choice], usage)
     }
 
-    fn end(&self, index: u32, reason: FinishReason) -> ChatChunk {
+    fn end(&self, index: u32, reason: FinishReason, usage: Option<Option<Usage>>) -> ChatChunk {
         let delta = ChatDelta::default();
         let choice = ChatChunkChoice { index, delta, logprobs: None, finish_reason: Some(reason), token_ids: None };
-        self.chunk_of(vec![choice], self.envelope.no_usage())
+        self.chunk_of(vec![choice], usage)
     }
 
     fn chunk_of(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunk {

@@ -4,7 +4,7 @@ use super::offsets::TextOffsets;
 use crate::api::common::FinishReason;
 use crate::generation::{self, StopCriteria, TokenId, TokenLogprobs, Usage};
 use crate::server::parse::{OutputPlan, PromptPlan};
-use crate::tokenizer::{Detokenizer, StopMatcher, Tokenizer};
+use crate::tokenizer::{Detokenizer, StopMatcher, StopOutcome, Tokenizer};
 use std::sync::Arc;
 
 /// What one event adds to a choice.
@@ -16,12 +16,14 @@ pub struct Piece {
     pub logprobs: Vec<TokenEntry>,
     /// The tokens generated; not those of an echoed prompt.
     pub tokens: Vec<TokenId>,
+    /// One entry per token of the prompt, if asked for; in the first piece.
+    pub prompt_scores: Vec<Option<TokenLogprobs>>,
 }
 
 impl Piece {
     /// Whether it adds nothing a client could see.
     fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.logprobs.is_empty()
+        self.text.is_empty() && self.logprobs.is_empty() && self.prompt_scores.is_empty()
     }
 }
 
@@ -50,8 +52,11 @@ pub struct Progress {
 pub struct Choice {
     text: Option<TextState>,
     stop: StopCriteria,
-    echo: Option<Echo>,
+    /// What comes before the first token, until it was sent.
+    prompt: Option<PromptState>,
     wants_tokens: bool,
+    skips_special: bool,
+    includes_stop: bool,
     offsets: TextOffsets,
     usage: Usage,
 }
@@ -64,34 +69,57 @@ struct TextState {
     matcher: StopMatcher,
 }
 
-/// An echoed prompt that was not sent yet.
+impl TextState {
+    /// Looks for stop strings in more text. One that is found is part of the text if it is to be included.
+    fn push(&mut self, text: &str, includes_stop: bool) -> StopOutcome {
+        let mut outcome = self.matcher.push(text);
+        if let Some(stop) = outcome.matched.filter(|_| includes_stop).and_then(|index| self.matcher.strings().get(index)) {
+            outcome.text.push_str(stop);
+        }
+        outcome
+    }
+}
+
+/// The bytes that a token adds to the text.
+fn text_bytes(tokenizer: &Tokenizer, token: TokenId, skips_special: bool) -> Vec<u8> {
+    if skips_special && tokenizer.is_special(token) { Vec::new() } else { tokenizer.token_bytes(token) }
+}
+
+/// What an answer says of the prompt.
 #[derive(Debug)]
-struct Echo {
-    text: String,
+struct PromptState {
+    /// Its text, to be echoed.
+    echo: Option<String>,
     tokens: Arc<[TokenId]>,
     scores: Vec<Option<TokenLogprobs>>,
+    /// Alternatives of each token that is echoed, and of each token of the prompt's own log-probabilities.
+    tops: (Option<u8>, Option<u8>),
 }
 
 impl Choice {
     /// A choice of `prompt`.
     pub fn new(plan: &OutputPlan, prompt: &PromptPlan, tokenizer: Option<&Arc<Tokenizer>>) -> Self {
-        let echo = plan.echo.then(|| Echo {
-            text: prompt.text.clone().or_else(|| tokenizer.map(|t| t.decode(&prompt.tokens, true))).unwrap_or_default(),
-            tokens: prompt.tokens.clone(),
-            scores: Vec::new(),
-        });
+        let decoded = || tokenizer.map(|tokenizer| tokenizer.decode(&prompt.tokens, plan.skip_special_tokens));
+        let echo = plan.echo.then(|| prompt.text.clone().or_else(decoded).unwrap_or_default());
         let text = tokenizer.map(|tokenizer| TextState {
             tokenizer: tokenizer.clone(),
-            detokenizer: Detokenizer::after_prompt(tokenizer.clone(), &prompt.tokens, true),
+            detokenizer: Detokenizer::after_prompt(tokenizer.clone(), &prompt.tokens, plan.skip_special_tokens),
             matcher: StopMatcher::new(plan.stop_strings.clone()),
         });
-        let echoed_chars = echo.as_ref().map_or(0, |echo| echo.text.chars().count() as u64);
+        let echoed_chars = echo.as_ref().map_or(0, |text| text.chars().count() as u64);
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         Self {
             text,
             stop: prompt.stop.clone(),
-            echo,
+            prompt: (echo.is_some() || plan.prompt_logprobs.is_some()).then(|| PromptState {
+                tops: (plan.logprobs.filter(|_| plan.echo), plan.prompt_logprobs),
+                echo,
+                tokens: prompt.tokens.clone(),
+                scores: Vec::new(),
+            }),
             wants_tokens: plan.return_token_ids,
+            skips_special: plan.skip_special_tokens,
+            includes_stop: plan.include_stop,
             offsets: TextOffsets::starting_at(echoed_chars),
             usage: Usage { prompt_tokens, ..Usage::default() },
         }
@@ -115,14 +143,14 @@ impl Choice {
 
     /// Log-probabilities of more of the prompt's tokens.
     pub fn prompt_logprobs(&mut self, scores: Vec<Option<TokenLogprobs>>) {
-        if let Some(echo) = &mut self.echo {
-            echo.scores.extend(scores);
+        if let Some(prompt) = &mut self.prompt {
+            prompt.scores.extend(scores);
         }
     }
 
     /// A generated token.
     pub fn token(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>) -> Progress {
-        let mut piece = self.take_echo();
+        let mut piece = self.take_prompt();
         self.usage.completion_tokens += 1;
         let offset = self.offsets.next();
         let ends = self.stop.is_stop_token(token, self.usage.completion_tokens);
@@ -135,30 +163,31 @@ impl Choice {
         self.progress(piece, stopped.then_some(FinishReason::Stop))
     }
 
-    /// The text that `token` lets out, and whether it completes a stop string. A token that ends the sequence has no text.
+    /// The text that `token` lets out, and whether it completes a stop string. A token that ends the sequence has no text, unless it is to be
+    /// included.
     fn text_of(&mut self, token: TokenId, ends: bool) -> (String, bool) {
-        let Some(state) = self.text.as_mut().filter(|_| !ends) else { return (String::new(), false) };
+        let Some(state) = self.text.as_mut().filter(|_| !ends || self.includes_stop) else { return (String::new(), false) };
         let decoded = state.detokenizer.push(token);
-        let bytes = if state.tokenizer.is_special(token) { Vec::new() } else { state.tokenizer.token_bytes(token) };
-        self.offsets.push(&bytes, &decoded);
+        self.offsets.push(&text_bytes(&state.tokenizer, token, self.skips_special), &decoded);
         if self.usage.completion_tokens <= self.stop.min_tokens {
             // As with stop tokens: nothing ends the sequence before `min_tokens`, and a stop string must lie behind them.
             return (decoded, false);
         }
-        let outcome = state.matcher.push(&decoded);
+        let outcome = state.push(&decoded, self.includes_stop);
         (outcome.text, outcome.matched.is_some())
     }
 
     /// The sequence ended by itself.
     pub fn finished(&mut self, reason: generation::FinishReason, usage: Usage) -> Progress {
         self.usage = usage;
-        let mut piece = self.take_echo();
+        let mut piece = self.take_prompt();
         let mut finish = match reason {
             generation::FinishReason::Stop => FinishReason::Stop,
             generation::FinishReason::Length => FinishReason::Length,
         };
         if let Some(state) = &mut self.text {
-            let outcome = state.matcher.push(&state.detokenizer.finish());
+            let rest = state.detokenizer.finish();
+            let outcome = state.push(&rest, self.includes_stop);
             piece.text.push_str(&outcome.text);
             match outcome.matched {
                 Some(_) => finish = FinishReason::Stop,
@@ -173,21 +202,27 @@ impl Choice {
         Progress { piece: visible.then_some(piece), finish }
     }
 
-    /// The echoed prompt, the first time; all its log-probabilities have come before anything else does.
-    fn take_echo(&mut self) -> Piece {
-        let Some(echo) = self.echo.take() else { return Piece::default() };
-        let logprobs = self.score(echo.scores, &echo.tokens);
-        Piece { text: echo.text, logprobs, tokens: Vec::new() }
+    /// What is said of the prompt, the first time; all its log-probabilities have come before anything else does.
+    fn take_prompt(&mut self) -> Piece {
+        let Some(PromptState { echo, tokens, scores, tops: (echoed, own) }) = self.prompt.take() else { return Piece::default() };
+        let first = |count: u8| {
+            let cut = move |mut entry: TokenLogprobs| {
+                entry.top.truncate(usize::from(count));
+                entry
+            };
+            scores.iter().cloned().map(|entry| entry.map(cut)).collect::<Vec<_>>()
+        };
+        let logprobs = echoed.map(|count| self.score(first(count), &tokens)).unwrap_or_default();
+        Piece { text: echo.unwrap_or_default(), logprobs, tokens: Vec::new(), prompt_scores: own.map(first).unwrap_or_default() }
     }
 
     fn score(&self, scores: Vec<Option<TokenLogprobs>>, tokens: &[TokenId]) -> Vec<TokenEntry> {
         let mut offsets = TextOffsets::default();
-        let mut text = self.text.as_ref().map(|state| (&state.tokenizer, Detokenizer::new(state.tokenizer.clone(), true)));
+        let mut text = self.text.as_ref().map(|state| (&state.tokenizer, Detokenizer::new(state.tokenizer.clone(), self.skips_special)));
         let entries = scores.into_iter().zip(tokens).map(|(logprobs, &token)| {
             let offset = offsets.next();
             if let Some((tokenizer, detokenizer)) = &mut text {
-                let bytes = if tokenizer.is_special(token) { Vec::new() } else { tokenizer.token_bytes(token) };
-                offsets.push(&bytes, &detokenizer.push(token));
+                offsets.push(&text_bytes(tokenizer, token, self.skips_special), &detokenizer.push(token));
             }
             TokenEntry { token, offset, logprobs }
         });

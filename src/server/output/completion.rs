@@ -35,6 +35,7 @@ impl Shape for CompletionShape {
             finish_reason: Some(choice.finish),
             token_ids: envelope.token_ids(choice.tokens),
             prompt_token_ids: envelope.prompt_token_ids(index),
+            prompt_logprobs: envelope.prompt_logprobs(&choice.prompt_scores),
         });
         CompletionResponse {
             id: envelope.id.clone(),
@@ -47,13 +48,13 @@ impl Shape for CompletionShape {
         }
     }
 
-    fn chunks(&mut self, output: Output) -> Vec<CompletionChunk> {
+    fn chunks(&mut self, output: Output, so_far: Usage) -> Vec<CompletionChunk> {
         let mut chunks = Vec::with_capacity(2);
         if let Some(piece) = output.progress.piece {
-            chunks.push(self.chunk(output.choice, piece, None));
+            chunks.push(self.chunk(output.choice, piece, (None, so_far)));
         }
         if output.progress.finish.is_some() {
-            chunks.push(self.chunk(output.choice, Piece::default(), output.progress.finish));
+            chunks.push(self.chunk(output.choice, Piece::default(), (output.progress.finish, so_far)));
         }
         chunks
     }
@@ -64,7 +65,7 @@ impl Shape for CompletionShape {
 }
 
 impl CompletionShape {
-    fn chunk(&mut self, index: u32, piece: Piece, finish_reason: Option<FinishReason>) -> CompletionChunk {
+    fn chunk(&mut self, index: u32, piece: Piece, (finish_reason, so_far): (Option<FinishReason>, Usage)) -> CompletionChunk {
         let first = self.begun.insert(index);
         let choice = CompletionChunkChoice {
             text: piece.text,
@@ -74,7 +75,7 @@ impl CompletionShape {
             token_ids: self.envelope.token_ids(piece.tokens),
             prompt_token_ids: if first { self.envelope.prompt_token_ids(index) } else { None },
         };
-        self.chunk_of(vec![choice], self.envelope.no_usage())
+        self.chunk_of(vec![choice], self.envelope.chunk_usage(so_far))
     }
 
     fn chunk_of(&self, choices: Vec<CompletionChunkChoice>, usage: Option<Option<Usage>>) -> CompletionChunk {

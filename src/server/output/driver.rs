@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 pub struct Driver {
     running: FuturesUnordered<NextEvent>,
     choices: Vec<Choice>,
-    n: usize,
+    choices_per_prompt: usize,
     record: Arc<RequestRecord>,
 }
 
@@ -36,10 +36,10 @@ pub struct Output {
 impl Driver {
     /// Drives `streams`, one per choice of the plan, in order.
     pub fn new(streams: Vec<GenerationStream>, plan: &OutputPlan, tokenizer: Option<&Arc<Tokenizer>>, record: Arc<RequestRecord>) -> Self {
-        let prompts = plan.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, plan.n as usize));
+        let prompts = plan.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, plan.best_of as usize));
         let choices = prompts.map(|prompt| Choice::new(plan, prompt, tokenizer)).collect();
         let running = (0u32..).zip(streams).map(|(choice, stream)| NextEvent { choice, stream: Some(stream) }).collect();
-        Self { running, choices, n: plan.n as usize, record }
+        Self { running, choices, choices_per_prompt: plan.best_of as usize, record }
     }
 
     /// The next output; `None` when all choices are finished. Cancel safe.
@@ -90,7 +90,7 @@ impl Driver {
 
     /// Tokens of the request: each prompt counted once, every choice's output.
     pub fn usage(&self) -> Usage {
-        let prompts = || self.choices.iter().step_by(self.n.max(1)).map(Choice::usage);
+        let prompts = || self.choices.iter().step_by(self.choices_per_prompt.max(1)).map(Choice::usage);
         let prompt_tokens = prompts().map(|usage| u64::from(usage.prompt_tokens)).sum();
         let cached_tokens = prompts().map(|usage| u64::from(usage.cached_tokens)).sum();
         let completion_tokens = self.choices.iter().map(|choice| u64::from(choice.usage().completion_tokens)).sum();
@@ -137,6 +137,7 @@ impl From<GenerationFailure> for ApiError {
         let GenerationFailure { kind, detail } = failure;
         match kind {
             FailureKind::NonFiniteLogits => Self::NonFiniteLogits { detail },
+            FailureKind::NothingAllowed => Self::NothingAllowed,
             FailureKind::StepFailed => Self::Internal { detail },
             FailureKind::DeadlineExceeded => Self::DeadlineExceeded,
             FailureKind::ShuttingDown => Self::Draining,

@@ -3,10 +3,11 @@
 use super::collect::Collected;
 use super::driver::Output;
 use super::token_text::TokenText;
-use crate::api::common::Usage;
-use crate::generation::TokenId;
+use crate::api::common::{PromptLogprob, PromptLogprobs, Usage};
+use crate::generation::{TokenId, TokenLogprob, TokenLogprobs};
 use crate::server::parse::OutputPlan;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What every answer and every chunk of one request begins with, and how its tokens are written.
@@ -25,9 +26,11 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// `usage` of a chunk that is not the usage chunk: absent, or null if a usage chunk will come.
-    pub fn no_usage(&self) -> Option<Option<Usage>> {
-        self.plan.stream.filter(|stream| stream.include_usage).map(|_| None)
+    /// `usage` of a chunk that is not the usage chunk, when so much was used: that, if it was asked for; null, if a usage chunk will come;
+    /// else absent.
+    pub fn chunk_usage(&self, so_far: Usage) -> Option<Option<Usage>> {
+        let stream = self.plan.stream?;
+        if stream.continuous_usage { Some(Some(so_far)) } else { stream.include_usage.then_some(None) }
     }
 
     /// The tokens, if they were asked for.
@@ -39,6 +42,24 @@ impl Envelope {
     pub fn prompt_token_ids(&self, choice: u32) -> Option<Vec<TokenId>> {
         let prompt = self.plan.prompts.get((choice / self.plan.n.max(1)) as usize)?;
         self.plan.return_token_ids.then(|| prompt.tokens.to_vec())
+    }
+}
+
+impl Envelope {
+    /// Log-probabilities of the prompt, if they were asked for.
+    pub fn prompt_logprobs(&self, scores: &[Option<TokenLogprobs>]) -> Option<PromptLogprobs> {
+        self.plan.prompt_logprobs?;
+        Some(scores.iter().map(|entry| entry.as_ref().map(|entry| self.ranked(entry))).collect())
+    }
+
+    fn ranked(&self, entry: &TokenLogprobs) -> BTreeMap<String, PromptLogprob> {
+        let written = |token: &TokenLogprob, rank| {
+            let written =
+                PromptLogprob { logprob: finite(token.logprob), rank: Some(rank), decoded_token: self.token_text.lossy(token.token) };
+            (token.token.to_string(), written)
+        };
+        let top = (1..).zip(&entry.top).map(|(rank, token)| written(token, rank));
+        top.chain([written(&entry.chosen, entry.rank)]).collect()
     }
 }
 
@@ -55,8 +76,8 @@ pub trait Shape: Send + Sync + 'static {
     /// The whole answer.
     fn whole(&self, choices: Vec<Collected>, usage: Usage) -> Self::Whole;
 
-    /// The chunks for one output, in order.
-    fn chunks(&mut self, output: Output) -> Vec<Self::Chunk>;
+    /// The chunks for one output, in order, after which `so_far` was used.
+    fn chunks(&mut self, output: Output, so_far: Usage) -> Vec<Self::Chunk>;
 
     /// The chunk with the usage, after all others.
     fn usage_chunk(&self, usage: Usage) -> Self::Chunk;

@@ -7,6 +7,7 @@
 use super::driver::{Driver, Output};
 use super::shape::Shape;
 use crate::server::error::ApiError;
+use crate::server::parse::StreamMode;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue};
@@ -23,14 +24,14 @@ const PING: &[u8] = b": ping\n\n";
 ///
 /// # Errors
 /// What fails before there is any output, if that is soon.
-pub async fn respond<S: Shape>(mut driver: Driver, shape: S, include_usage: bool, keep_alive: Duration) -> Result<Response, ApiError> {
+pub async fn respond<S: Shape>(mut driver: Driver, shape: S, mode: StreamMode, keep_alive: Duration) -> Result<Response, ApiError> {
     let first = match tokio::time::timeout(keep_alive, driver.next()).await {
         Ok(Some(Err(error))) => return Err(error),
         Ok(Some(Ok(output))) => First::Output(output),
         Ok(None) => First::End,
         Err(_) => First::Ping,
     };
-    let events = Events { driver: Some(driver), first: Some(first), shape, include_usage, keep_alive };
+    let events = Events { driver: Some(driver), first: Some(first), shape, include_usage: mode.include_usage, keep_alive };
     let frames = futures_util::stream::unfold(events, |mut events| async move {
         let frame = events.next_frame().await?;
         Some((Ok::<_, Infallible>(frame), events))
@@ -76,7 +77,7 @@ impl<S: Shape> Events<S> {
             let Ok(output) = output else { return Some(Bytes::from_static(PING)) };
             let mut frame = Vec::new();
             match output {
-                Some(Ok(output)) => self.shape.chunks(output).iter().for_each(|chunk| event(&mut frame, chunk)),
+                Some(Ok(output)) => self.shape.chunks(output, driver.usage()).iter().for_each(|chunk| event(&mut frame, chunk)),
                 Some(Err(error)) => {
                     driver.failed(&error);
                     self.end(&mut frame, Some(&error));

@@ -16,10 +16,15 @@ fn choice(stop_strings: &[String], prompt: &[TokenId]) -> Choice {
     let plan = OutputPlan {
         model: String::new(),
         n: 1,
+        best_of: 1,
         prompts: Vec::new(),
         stop_strings: Arc::new(StopStrings::new(stop_strings.to_vec())),
         logprobs: None,
         echo: false,
+        prompt_logprobs: None,
+        include_stop: false,
+        skip_special_tokens: true,
+        tokens_as_ids: false,
         return_token_ids: false,
         stream: None,
     };

@@ -1,8 +1,9 @@
 //! The last step: prompts in token ids and resolved parameters become one [`GenerationRequest`] per choice, and the plan of the answer.
 
-use super::Bounds;
 use super::encode::Encoded;
+use super::limits::Truncation;
 use super::shared::{Parameters, StreamMode};
+use super::{Bounds, Caller};
 use crate::generation::{GenerationRequest, StopCriteria, TokenId};
 use crate::server::error::{ApiError, ContextLengthError};
 use crate::tokenizer::StopStrings;
@@ -24,6 +25,8 @@ pub struct Wanted {
     pub max_tokens: MaxTokens,
     /// Log-probabilities with so many alternatives.
     pub logprobs: Option<u8>,
+    /// Choices generated for each prompt, at least `n`.
+    pub best_of: u32,
     /// Begin each text with its prompt, and score the prompt if `logprobs` is set.
     pub echo: bool,
 }
@@ -35,6 +38,8 @@ pub struct OutputPlan {
     pub model: String,
     /// Choices for each prompt; choice `c` of prompt `p` has the index `p * n + c`.
     pub n: u32,
+    /// Choices generated for each prompt, of which the `n` best are returned.
+    pub best_of: u32,
     /// The prompts.
     pub prompts: Vec<PromptPlan>,
     /// Strings that end a text.
@@ -43,8 +48,16 @@ pub struct OutputPlan {
     pub logprobs: Option<u8>,
     /// Begin each text with its prompt.
     pub echo: bool,
+    /// Log-probabilities of the prompts, with so many alternatives.
+    pub prompt_logprobs: Option<u8>,
+    /// Keep the stop string at the end of a text.
+    pub include_stop: bool,
+    /// Leave special tokens out of texts.
+    pub skip_special_tokens: bool,
     /// Return ids as well.
     pub return_token_ids: bool,
+    /// Write tokens of log-probabilities as `token_id:7`.
+    pub tokens_as_ids: bool,
     /// `None`: one answer when everything is done.
     pub stream: Option<StreamMode>,
 }
@@ -72,14 +85,18 @@ pub struct Assembled {
 /// Refuses more choices than allowed; before the prompts are encoded.
 ///
 /// # Errors
-/// 400, naming `n`.
-pub fn check_choices(n: u32, prompts: usize, bounds: &Bounds<'_>) -> Result<(), ApiError> {
-    let choices = prompts.saturating_mul(n as usize);
+/// 400, naming `n` or `best_of`, or the prompts if each has one choice.
+pub fn check_choices((n, best_of): (u32, u32), prompts: usize, bounds: &Bounds<'_>) -> Result<(), ApiError> {
+    let choices = prompts.saturating_mul(best_of as usize);
     if choices <= bounds.max_choices {
         return Ok(());
     }
-    let param = if n == 1 { "prompt" } else { "n" };
-    let problem = format!("asks for {choices} choices ({prompts} prompts × n {n}); at most {} are allowed", bounds.max_choices);
+    let param = match (n, best_of) {
+        (_, 1) => "prompt",
+        (n, best_of) if best_of > n => "best_of",
+        _ => "n",
+    };
+    let problem = format!("asks for {choices} choices ({prompts} prompts × {best_of}); at most {} are allowed", bounds.max_choices);
     Err(ApiError::invalid(param, problem))
 }
 
@@ -92,10 +109,13 @@ pub fn assemble(
     encoded: Vec<Encoded>,
     wanted: Wanted,
     bounds: &Bounds<'_>,
-    request_id: &Arc<str>,
+    caller: &Caller,
 ) -> Result<Assembled, ApiError> {
     let mut prompts = Vec::with_capacity(encoded.len());
-    for prompt in encoded {
+    for mut prompt in encoded {
+        if let Some(truncation) = parameters.truncation {
+            truncate(&mut prompt, truncation, wanted.max_tokens, bounds.model.max_model_len);
+        }
         let max_tokens = fit(&prompt, wanted.max_tokens, bounds.model.max_model_len)?;
         if parameters.min_tokens > max_tokens {
             let problem = format!("must be at most the number of tokens to generate ({max_tokens}), got {}", parameters.min_tokens);
@@ -105,38 +125,59 @@ pub fn assemble(
             max_tokens,
             min_tokens: parameters.min_tokens,
             eos_token_ids: parameters.eos_token_ids.clone(),
-            stop_token_ids: Arc::from([]),
+            stop_token_ids: parameters.stop_token_ids.clone(),
         };
         prompts.push(PromptPlan { tokens: prompt.tokens, text: prompt.text, stop });
     }
-    let requests = requests(&parameters, &prompts, wanted, request_id);
+    let requests = requests(&parameters, &prompts, wanted, caller);
     let plan = OutputPlan {
         model: parameters.model,
         n: parameters.n,
+        best_of: wanted.best_of,
         prompts,
         stop_strings: Arc::new(StopStrings::new(parameters.stop_strings)),
         logprobs: wanted.logprobs,
         echo: wanted.echo,
+        prompt_logprobs: parameters.prompt_logprobs,
+        include_stop: parameters.include_stop,
+        skip_special_tokens: parameters.skip_special_tokens,
+        tokens_as_ids: parameters.tokens_as_ids,
         return_token_ids: parameters.return_token_ids,
         stream: parameters.stream,
     };
     Ok(Assembled { requests, plan })
 }
 
-fn requests(parameters: &Parameters, prompts: &[PromptPlan], wanted: Wanted, request_id: &Arc<str>) -> Vec<GenerationRequest> {
-    let choices = (0u32..).zip(prompts).flat_map(|(prompt_index, prompt)| (0..parameters.n).map(move |c| (prompt_index, c, prompt)));
+fn requests(parameters: &Parameters, prompts: &[PromptPlan], wanted: Wanted, caller: &Caller) -> Vec<GenerationRequest> {
+    let cache_salt = caller.cache_salt(parameters.cache_salt.as_deref());
+    let choices = (0u32..).zip(prompts).flat_map(|(prompt_index, prompt)| (0..wanted.best_of).map(move |c| (prompt_index, c, prompt)));
     choices
         .map(|(prompt_index, choice_index, prompt)| GenerationRequest {
-            request_id: request_id.clone(),
+            request_id: caller.request_id.clone(),
             prompt: prompt.tokens.clone(),
             prompt_index,
             choice_index,
             sampling: parameters.sampling.clone(),
             stop: prompt.stop.clone(),
-            logprobs: wanted.logprobs,
-            prompt_logprobs: wanted.logprobs.filter(|_| wanted.echo),
+            // The best choices are found by them.
+            logprobs: wanted.logprobs.or((wanted.best_of > parameters.n).then_some(0)),
+            // The most of what either wants.
+            prompt_logprobs: wanted.logprobs.filter(|_| wanted.echo).max(parameters.prompt_logprobs),
+            cache_salt,
         })
         .collect()
+}
+
+/// Cuts a prompt. What is left of its text is unknown then.
+fn truncate(prompt: &mut Encoded, truncation: Truncation, max_tokens: MaxTokens, max_model_len: usize) {
+    let wanted = match max_tokens {
+        MaxTokens::Given(_, wanted) => wanted as usize,
+        MaxTokens::AtMost(_) => 1,
+    };
+    let kept = truncation.cut(&prompt.tokens, max_model_len.saturating_sub(wanted));
+    if kept.len() < prompt.tokens.len() && !kept.is_empty() {
+        (prompt.tokens, prompt.text) = (kept.into(), None);
+    }
 }
 
 /// The number of tokens to generate for a prompt.

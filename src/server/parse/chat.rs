@@ -1,13 +1,13 @@
 //! What only chat has: messages, `max_completion_tokens`, the newer log-probabilities.
 
-use super::encode::Source;
-use super::shared::{MAX_LOGPROBS, Parameters, SharedFields};
+use super::encode::{Conversation, Ending, Source};
+use super::shared::{self, MAX_LOGPROBS, Parameters};
 use super::{Bounds, range};
 use crate::api::chat::{ChatMessage as WireMessage, ChatRequest, Role};
 use crate::api::input::{ContentPart, MessageContent};
 use crate::server::error::ApiError;
 use crate::tokenizer::ChatMessage;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A chat request, checked but for what needs the number of prompt tokens.
 #[derive(Debug)]
@@ -27,34 +27,21 @@ impl Chat {
     ///
     /// # Errors
     /// 400 with the parameter at fault; 404 for another model.
-    pub fn parse(request: ChatRequest, bounds: &Bounds<'_>) -> Result<Self, ApiError> {
+    pub fn parse(mut request: ChatRequest, bounds: &Bounds<'_>) -> Result<Self, ApiError> {
+        let shared = request.take_shared();
         let max_tokens = max_tokens(&request)?;
         let logprobs = logprobs(&request)?;
-        let messages = messages(request.messages)?;
+        let turns = Turns {
+            messages: request.messages,
+            add_generation_prompt: request.add_generation_prompt,
+            continue_final_message: request.continue_final_message,
+            variables: request.chat_template_kwargs,
+        };
+        let conversation = turns.parse()?;
         if !bounds.has_tokenizer {
             return Err(ApiError::unsupported("messages", "it runs without a tokenizer; send token ids to /v1/completions"));
         }
-        let shared = SharedFields {
-            model: request.model,
-            temperature: request.temperature,
-            top_p: request.top_p,
-            top_k: request.top_k,
-            min_p: request.min_p,
-            n: request.n,
-            stop: request.stop,
-            seed: request.seed,
-            stream: request.stream,
-            stream_options: request.stream_options,
-            presence_penalty: request.presence_penalty,
-            frequency_penalty: request.frequency_penalty,
-            repetition_penalty: request.repetition_penalty,
-            logit_bias: request.logit_bias,
-            ignore_eos: request.ignore_eos,
-            min_tokens: request.min_tokens,
-            return_token_ids: request.return_token_ids,
-            service_tier: request.service_tier,
-        };
-        Ok(Self { parameters: shared.resolve(bounds)?, source: Source::Chat(messages), max_tokens, logprobs })
+        Ok(Self { parameters: shared::resolve(shared, bounds)?, source: Source::Chat(conversation), max_tokens, logprobs })
     }
 }
 
@@ -74,6 +61,35 @@ fn logprobs(request: &ChatRequest) -> Result<Option<u8>, ApiError> {
         (true, top) => Ok(Some(top.unwrap_or(0))),
         (false, None | Some(0)) => Ok(None),
         (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "is only allowed with 'logprobs': true")),
+    }
+}
+
+/// What a request says of its conversation.
+#[derive(Debug)]
+pub struct Turns {
+    /// `messages`.
+    pub messages: Option<Vec<WireMessage>>,
+    /// `add_generation_prompt`.
+    pub add_generation_prompt: Option<bool>,
+    /// `continue_final_message`.
+    pub continue_final_message: Option<bool>,
+    /// `chat_template_kwargs`.
+    pub variables: Option<Map<String, Value>>,
+}
+
+impl Turns {
+    /// The conversation.
+    ///
+    /// # Errors
+    /// 400 that names what is wrong.
+    pub fn parse(self) -> Result<Conversation, ApiError> {
+        let ending = match (self.add_generation_prompt.unwrap_or(true), self.continue_final_message.unwrap_or(false)) {
+            (true, false) => Ending::NextMessage,
+            (false, false) => Ending::Closed,
+            (false, true) => Ending::FinalMessage,
+            (true, true) => return Err(ApiError::invalid("continue_final_message", "is only allowed with 'add_generation_prompt': false")),
+        };
+        Ok(Conversation { messages: messages(self.messages)?, ending, variables: self.variables.unwrap_or_default() })
     }
 }
 

@@ -1,11 +1,10 @@
 //! What only completions have: prompts in four forms, `echo`, the older log-probabilities.
 
 use super::encode::Source;
-use super::shared::{MAX_LOGPROBS, Parameters, SharedFields};
-use super::{Bounds, range};
+use super::shared::{self, MAX_LOGPROBS, Parameters};
+use super::{Bounds, range, tokens};
 use crate::api::completion::CompletionRequest;
 use crate::api::input::Prompt;
-use crate::generation::TokenId;
 use crate::server::error::ApiError;
 
 /// Tokens of a completion whose request does not say.
@@ -22,6 +21,8 @@ pub struct Completion {
     pub max_tokens: Option<u32>,
     /// Log-probabilities with so many alternatives.
     pub logprobs: Option<u8>,
+    /// Choices generated for each prompt; the `n` best are returned.
+    pub best_of: u32,
     /// Begin with the prompt.
     pub echo: bool,
 }
@@ -34,33 +35,15 @@ impl Completion {
     ///
     /// # Errors
     /// 400 with the parameter at fault; 404 for another model.
-    pub fn parse(request: CompletionRequest, bounds: &Bounds<'_>) -> Result<Self, ApiError> {
+    pub fn parse(mut request: CompletionRequest, bounds: &Bounds<'_>) -> Result<Self, ApiError> {
+        let shared = request.take_shared();
         let echo = request.echo.unwrap_or(false);
         let max_tokens = max_tokens(request.max_tokens, echo)?;
         let logprobs = range::integer("logprobs", request.logprobs, 0..=MAX_LOGPROBS)?;
-        check_best_of(&request, bounds.max_choices)?;
+        let parameters = shared::resolve(shared, bounds)?;
+        let best_of = best_of(&request, &parameters, bounds.max_choices)?;
         let sources = sources(request.prompt, bounds)?;
-        let shared = SharedFields {
-            model: request.model,
-            temperature: request.temperature,
-            top_p: request.top_p,
-            top_k: request.top_k,
-            min_p: request.min_p,
-            n: request.n,
-            stop: request.stop,
-            seed: request.seed,
-            stream: request.stream,
-            stream_options: request.stream_options,
-            presence_penalty: request.presence_penalty,
-            frequency_penalty: request.frequency_penalty,
-            repetition_penalty: request.repetition_penalty,
-            logit_bias: request.logit_bias,
-            ignore_eos: request.ignore_eos,
-            min_tokens: request.min_tokens,
-            return_token_ids: request.return_token_ids,
-            service_tier: request.service_tier,
-        };
-        Ok(Self { parameters: shared.resolve(bounds)?, sources, max_tokens, logprobs, echo })
+        Ok(Self { parameters, sources, max_tokens, logprobs, best_of, echo })
     }
 }
 
@@ -72,16 +55,17 @@ fn max_tokens(value: Option<i64>, echo: bool) -> Result<Option<u32>, ApiError> {
     Ok(range::integer::<i64>("max_tokens", value, 0..=i64::MAX)?.map(|v| u32::try_from(v).unwrap_or(u32::MAX)))
 }
 
-fn check_best_of(request: &CompletionRequest, max_choices: usize) -> Result<(), ApiError> {
-    let Some(best_of) = range::integer::<i64>("best_of", request.best_of, 1..=i64::try_from(max_choices).unwrap_or(i64::MAX))? else {
-        return Ok(());
-    };
-    let n = request.n.unwrap_or(1);
-    match best_of.cmp(&n) {
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Less => Err(ApiError::invalid("best_of", format!("must be at least 'n' ({n}), got {best_of}"))),
-        std::cmp::Ordering::Greater => Err(ApiError::unsupported("best_of", "only a value equal to 'n' is implemented")),
+/// How many choices are generated of which the `n` best are returned.
+fn best_of(request: &CompletionRequest, shared: &Parameters, max_choices: usize) -> Result<u32, ApiError> {
+    let most = i64::try_from(max_choices).unwrap_or(i64::MAX);
+    let Some(best_of) = range::integer::<u32>("best_of", request.best_of, 1..=most)? else { return Ok(shared.n) };
+    if best_of < shared.n {
+        return Err(ApiError::invalid("best_of", format!("must be at least 'n' ({}), got {best_of}", shared.n)));
     }
+    if best_of > shared.n && shared.stream.is_some() {
+        return Err(ApiError::invalid("best_of", "must equal 'n' with 'stream': which choices are best is known at the end only"));
+    }
+    Ok(best_of)
 }
 
 fn sources(prompt: Option<Prompt>, bounds: &Bounds<'_>) -> Result<Vec<Source>, ApiError> {
@@ -89,9 +73,10 @@ fn sources(prompt: Option<Prompt>, bounds: &Bounds<'_>) -> Result<Vec<Source>, A
         None => return Err(ApiError::Missing { param: "prompt".to_owned() }),
         Some(Prompt::Text(text)) => vec![Source::Text(text)],
         Some(Prompt::Texts(texts)) => texts.into_iter().map(Source::Text).collect(),
-        Some(Prompt::Tokens(ids)) => vec![tokens(&ids, "prompt".to_owned(), bounds.vocab_size)?],
+        Some(Prompt::Tokens(ids)) => vec![Source::Tokens(tokens::ids("prompt", &ids, bounds.vocab_size)?)],
         Some(Prompt::TokenLists(lists)) => {
-            lists.iter().enumerate().map(|(i, ids)| tokens(ids, format!("prompt[{i}]"), bounds.vocab_size)).collect::<Result<_, _>>()?
+            let list = |(i, ids): (usize, &Vec<i64>)| tokens::ids(format!("prompt[{i}]"), ids, bounds.vocab_size).map(Source::Tokens);
+            lists.iter().enumerate().map(list).collect::<Result<_, _>>()?
         }
     };
     for (index, source) in sources.iter().enumerate() {
@@ -104,13 +89,4 @@ fn sources(prompt: Option<Prompt>, bounds: &Bounds<'_>) -> Result<Vec<Source>, A
         return Err(ApiError::invalid("prompt", "must be token ids: this server runs without a tokenizer"));
     }
     Ok(sources)
-}
-
-fn tokens(ids: &[i64], param: String, vocab_size: usize) -> Result<Source, ApiError> {
-    let bad = ids.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= vocab_size));
-    if let Some(id) = bad {
-        let problem = format!("must have token ids between 0 and {}, got {id}", vocab_size.saturating_sub(1));
-        return Err(ApiError::invalid(param, problem));
-    }
-    Ok(Source::Tokens(ids.iter().filter_map(|&id| TokenId::try_from(id).ok()).collect()))
 }

@@ -7,6 +7,7 @@ use crate::generation::TokenId;
 use crate::server::error::{ApiError, ContextLengthError};
 use crate::server::offload::Offload;
 use crate::tokenizer::{ChatInput, ChatMessage, ChatTemplate, TemplateError, Tokenizer, TokenizerError};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,7 +24,30 @@ pub enum Source {
     /// Token ids, left as they are.
     Tokens(Vec<TokenId>),
     /// A conversation.
-    Chat(Vec<ChatMessage>),
+    Chat(Conversation),
+}
+
+/// A conversation, and how it becomes one text.
+#[derive(Clone, Debug, Default)]
+pub struct Conversation {
+    /// The messages, at least one.
+    pub messages: Vec<ChatMessage>,
+    /// Where the text ends.
+    pub ending: Ending,
+    /// Further variables of the template.
+    pub variables: Map<String, Value>,
+}
+
+/// How the text of a conversation ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// With the beginning of the assistant's next message.
+    #[default]
+    NextMessage,
+    /// After the last message.
+    Closed,
+    /// Within the last message.
+    FinalMessage,
 }
 
 impl Source {
@@ -32,7 +56,7 @@ impl Source {
         match self {
             Self::Text(text) => text.is_empty(),
             Self::Tokens(ids) => ids.is_empty(),
-            Self::Chat(messages) => messages.is_empty(),
+            Self::Chat(conversation) => conversation.messages.is_empty(),
         }
     }
 
@@ -41,7 +65,9 @@ impl Source {
         match self {
             Self::Text(text) => text.len(),
             Self::Tokens(_) => 0,
-            Self::Chat(messages) => messages.iter().map(|m| m.content.len() + m.name.as_deref().map_or(0, str::len) + MESSAGE_BYTES).sum(),
+            Self::Chat(Conversation { messages, .. }) => {
+                messages.iter().map(|m| m.content.len() + m.name.as_deref().map_or(0, str::len) + MESSAGE_BYTES).sum()
+            }
         }
     }
 
@@ -83,24 +109,54 @@ impl Encoder {
         Self { codec, offload }
     }
 
-    /// Encodes the prompts of one request, in order.
+    /// Encodes the prompts of one request, in order. Those that will be cut may have any length.
     ///
     /// # Errors
     /// 400 if one cannot be encoded, rendered, or fit the context.
-    pub async fn encode(&self, sources: Vec<Source>) -> Result<Vec<Encoded>, ApiError> {
+    pub async fn encode(&self, sources: Vec<Source>, are_cut: bool) -> Result<Vec<Encoded>, ApiError> {
         let cost: usize = sources.iter().map(Source::cost).sum();
         let codec = self.codec.clone();
-        let work = move || sources.into_iter().map(|source| encode_one(codec.as_deref(), source)).collect();
-        if cost <= INLINE_BYTES { work() } else { self.offload.run(work).await }
+        let work = move || sources.into_iter().map(|source| encode_one(codec.as_deref(), source, are_cut)).collect();
+        self.offload.run_if(cost > INLINE_BYTES, work).await
+    }
+
+    /// Encodes a text of any length, also an empty one.
+    ///
+    /// # Errors
+    /// 400 if it cannot be encoded.
+    pub async fn text(&self, text: String, add_special_tokens: bool) -> Result<Vec<TokenId>, ApiError> {
+        let Some(codec) = self.codec.clone() else { return Err(ApiError::unsupported("prompt", "it runs without a tokenizer")) };
+        let is_long = text.len() > INLINE_BYTES;
+        let work = move || codec.tokenizer.encode(&text, add_special_tokens).map_err(|e| not_encodable("prompt", &e));
+        self.offload.run_if(is_long, work).await
+    }
+
+    /// The runs of tokens that spell `words`, each as it is spelled at the beginning of a text, and behind a space if that is another
+    /// single run of the same length.
+    ///
+    /// # Errors
+    /// 400 if one cannot be encoded.
+    pub fn words(&self, words: &[String]) -> Result<Vec<Box<[TokenId]>>, ApiError> {
+        let Some(codec) = &self.codec else { return Ok(Vec::new()) };
+        let spell = |text: &str| codec.tokenizer.encode(text, false).map_err(|e| not_encodable("bad_words", &e));
+        let mut runs = Vec::with_capacity(2 * words.len());
+        for word in words.iter().map(|word| word.trim_start()) {
+            let (alone, behind) = (spell(word)?, spell(&format!(" {word}"))?);
+            if behind.len() == alone.len() && behind.first() != alone.first() {
+                runs.push(behind.into());
+            }
+            runs.push(alone.into());
+        }
+        Ok(runs)
     }
 }
 
-fn encode_one(codec: Option<&Codec>, source: Source) -> Result<Encoded, ApiError> {
+fn encode_one(codec: Option<&Codec>, source: Source, is_cut: bool) -> Result<Encoded, ApiError> {
     let param = source.param();
     let (tokens, text) = match (source, codec) {
         (Source::Tokens(ids), _) => (ids, None),
-        (Source::Text(text), Some(codec)) => (codec.encode_text(&text)?, Some(text)),
-        (Source::Chat(messages), Some(codec)) => (codec.encode_chat(&messages)?, None),
+        (Source::Text(text), Some(codec)) => (codec.encode_text(&text, is_cut)?, Some(text)),
+        (Source::Chat(conversation), Some(codec)) => (codec.encode_chat(conversation, is_cut)?, None),
         (Source::Text(_) | Source::Chat(_), None) => return Err(ApiError::unsupported(param, "it runs without a tokenizer")),
     };
     if tokens.is_empty() {
@@ -110,16 +166,26 @@ fn encode_one(codec: Option<&Codec>, source: Source) -> Result<Encoded, ApiError
 }
 
 impl Codec {
-    fn encode_text(&self, text: &str) -> Result<Vec<TokenId>, ApiError> {
-        self.check_length("prompt", text.len())?;
+    fn encode_text(&self, text: &str, is_cut: bool) -> Result<Vec<TokenId>, ApiError> {
+        if !is_cut {
+            self.check_length("prompt", text.len())?;
+        }
         self.tokenizer.encode_prompt(text).map_err(|e| not_encodable("prompt", &e))
     }
 
-    fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>, ApiError> {
-        let input = ChatInput::new(messages, self.tokenizer.special_tokens(), SystemTime::now());
+    fn encode_chat(&self, conversation: Conversation, is_cut: bool) -> Result<Vec<TokenId>, ApiError> {
+        let Conversation { messages, ending, variables } = conversation;
+        let input = ChatInput {
+            add_generation_prompt: ending == Ending::NextMessage,
+            continue_final_message: ending == Ending::FinalMessage,
+            extra: variables,
+            ..ChatInput::new(&messages, self.tokenizer.special_tokens(), SystemTime::now())
+        };
         let rendered = self.template.render(&input).map_err(|error| template_error(&error))?;
         // What was typed never becomes special tokens, which may be longer than others.
-        self.check_length("messages", rendered.typed().iter().map(ExactSizeIterator::len).sum())?;
+        if !is_cut {
+            self.check_length("messages", rendered.typed().iter().map(ExactSizeIterator::len).sum())?;
+        }
         self.tokenizer.encode_chat(&rendered).map_err(|e| not_encodable("messages", &e))
     }
 
@@ -149,8 +215,9 @@ mod tests {
     #[test]
     fn empty_messages_cost_too() {
         let message = ChatMessage { role: "user".into(), content: String::new(), name: Some("ab".into()) };
-        assert_eq!(Source::Chat(vec![message.clone(); 3]).cost(), 3 * 66);
-        assert!(Source::Chat(vec![message; 50_000]).cost() > INLINE_BYTES);
+        let chat = |count| Source::Chat(Conversation { messages: vec![message.clone(); count], ..Conversation::default() });
+        assert_eq!(chat(3).cost(), 3 * 66);
+        assert!(chat(50_000).cost() > INLINE_BYTES);
         assert_eq!(Source::Text("abc".into()).cost(), 3);
     }
 }

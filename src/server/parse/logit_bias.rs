@@ -9,9 +9,8 @@ use std::sync::Arc;
 const RANGE: std::ops::RangeInclusive<f64> = -100.0..=100.0;
 
 /// The biases, ascending by token id.
-pub fn parse(bias: Option<LogitBias>, vocab_size: usize) -> Result<Arc<[(TokenId, f32)]>, ApiError> {
-    let mut entries =
-        bias.unwrap_or_default().into_iter().map(|(key, value)| entry(&key, value, vocab_size)).collect::<Result<Vec<_>, _>>()?;
+pub fn parse(bias: Option<&LogitBias>, vocab_size: usize) -> Result<Arc<[(TokenId, f32)]>, ApiError> {
+    let mut entries = bias.into_iter().flatten().map(|(key, value)| entry(key, *value, vocab_size)).collect::<Result<Vec<_>, _>>()?;
     entries.sort_unstable_by_key(|(token, _)| *token);
     if let Some(pair) = entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(ApiError::invalid("logit_bias", format!("has token id {} more than once", pair[0].0)));

@@ -8,17 +8,22 @@
 //! leaves this module is valid for the engine, whose own refusals are about capacity alone.
 
 pub mod assemble;
+mod caller;
 pub mod chat;
 pub mod completion;
 pub mod encode;
+mod limits;
 mod logit_bias;
 mod range;
 pub mod shared;
+pub mod tokens;
 
 #[cfg(test)]
 mod tests;
 
 pub use assemble::{Assembled, OutputPlan, PromptPlan};
+pub use caller::Caller;
+pub use limits::{Truncation, header_timeout};
 pub use shared::StreamMode;
 
 use super::model_card::{GenerationDefaults, ModelCard};

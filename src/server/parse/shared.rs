@@ -1,47 +1,31 @@
 //! The parameters that both APIs have.
 
-use super::{Bounds, logit_bias, range};
-use crate::api::common::{LogitBias, StreamOptions};
+use super::limits::{self, Truncation};
+use super::{Bounds, logit_bias, range, tokens};
+use crate::api::common::StreamOptions;
 use crate::api::input::Stop;
+use crate::api::shared::SharedRequest;
 use crate::generation::{SamplingParams, TokenId};
 use crate::server::error::ApiError;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most stop strings of a request (OpenAI allows 4; users want more).
 const MAX_STOP_STRINGS: usize = 64;
 /// Longest stop string: as much text may have to be held back in a stream.
 const MAX_STOP_BYTES: usize = 4096;
+/// Longest `cache_salt`.
+const MAX_SALT_BYTES: usize = 1024;
 /// Most alternatives with a log-probability.
 pub const MAX_LOGPROBS: i64 = 20;
-
-/// Raw values of the parameters that both APIs have.
-#[derive(Debug, Default)]
-pub(super) struct SharedFields {
-    pub model: Option<String>,
-    pub temperature: Option<f64>,
-    pub top_p: Option<f64>,
-    pub top_k: Option<i64>,
-    pub min_p: Option<f64>,
-    pub n: Option<i64>,
-    pub stop: Option<Stop>,
-    pub seed: Option<i64>,
-    pub stream: Option<bool>,
-    pub stream_options: Option<StreamOptions>,
-    pub presence_penalty: Option<f64>,
-    pub frequency_penalty: Option<f64>,
-    pub repetition_penalty: Option<f64>,
-    pub logit_bias: Option<LogitBias>,
-    pub ignore_eos: Option<bool>,
-    pub min_tokens: Option<i64>,
-    pub return_token_ids: Option<bool>,
-    pub service_tier: Option<String>,
-}
 
 /// How a streamed answer looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamMode {
     /// Whether a usage chunk was asked for.
     pub include_usage: bool,
+    /// Whether every chunk carries the usage so far.
+    pub continuous_usage: bool,
 }
 
 /// The parameters that both APIs have, resolved.
@@ -55,61 +39,96 @@ pub struct Parameters {
     pub n: u32,
     /// Strings that end a text, none empty.
     pub stop_strings: Vec<String>,
+    /// Keep the stop string at the end of a text.
+    pub include_stop: bool,
+    /// Words that are not generated, to be encoded.
+    pub bad_words: Vec<String>,
     /// Tokens that end a text; empty with `ignore_eos`.
     pub eos_token_ids: Arc<[TokenId]>,
+    /// Further tokens that end a text.
+    pub stop_token_ids: Arc<[TokenId]>,
     /// No end before so many tokens.
     pub min_tokens: u32,
     /// `None`: one answer when everything is done.
     pub stream: Option<StreamMode>,
+    /// Log-probabilities of the prompt, with so many alternatives.
+    pub prompt_logprobs: Option<u8>,
     /// Return ids as well.
     pub return_token_ids: bool,
+    /// Leave special tokens out of texts.
+    pub skip_special_tokens: bool,
+    /// Write tokens of log-probabilities as `token_id:7`.
+    pub tokens_as_ids: bool,
+    /// Cut prompts.
+    pub truncation: Option<Truncation>,
+    /// Time that the request may take.
+    pub timeout: Option<Duration>,
+    /// Only prompts of the same salt share the prefix cache.
+    pub cache_salt: Option<String>,
 }
 
-impl SharedFields {
-    /// Checks everything and applies the defaults.
-    ///
-    /// # Errors
-    /// 400 with the parameter at fault; 404 for another model.
-    pub fn resolve(self, bounds: &Bounds<'_>) -> Result<Parameters, ApiError> {
-        check_service_tier(self.service_tier.as_deref())?;
-        let stream = stream_mode(self.stream, self.stream_options.as_ref())?;
-        let n = range::integer("n", self.n, 1..=i64::try_from(bounds.max_choices).unwrap_or(i64::MAX))?.unwrap_or(1);
-        let min_tokens = range::integer("min_tokens", self.min_tokens, 0..=i64::from(u32::MAX))?.unwrap_or(0);
-        let ignore_eos = self.ignore_eos.unwrap_or(false);
-        let eos_token_ids = if ignore_eos { Arc::from([]) } else { bounds.defaults.eos_token_ids.clone().into() };
-        Ok(Parameters {
-            model: resolve_model(self.model.clone(), bounds)?,
-            stop_strings: stop_strings(self.stop.clone(), bounds.has_tokenizer)?,
-            return_token_ids: self.return_token_ids.unwrap_or(false),
-            sampling: self.sampling(bounds)?,
-            n,
-            eos_token_ids,
-            min_tokens,
-            stream,
-        })
+/// Checks everything and applies the defaults.
+///
+/// # Errors
+/// 400 with the parameter at fault; 404 for another model.
+pub fn resolve(request: SharedRequest, bounds: &Bounds<'_>) -> Result<Parameters, ApiError> {
+    check_service_tier(request.service_tier.as_deref())?;
+    let n = range::integer("n", request.n, 1..=i64::try_from(bounds.max_choices).unwrap_or(i64::MAX))?.unwrap_or(1);
+    let min_tokens = range::integer("min_tokens", request.min_tokens, 0..=i64::from(u32::MAX))?.unwrap_or(0);
+    let ignore_eos = request.ignore_eos.unwrap_or(false);
+    let eos_token_ids = if ignore_eos { Arc::from([]) } else { bounds.defaults.eos_token_ids.clone().into() };
+    let stream = stream_mode(request.stream, request.stream_options.as_ref())?;
+    let prompt_logprobs = range::integer("prompt_logprobs", request.prompt_logprobs, 0..=MAX_LOGPROBS)?;
+    if prompt_logprobs.is_some() && stream.is_some() {
+        return Err(ApiError::invalid("prompt_logprobs", "is not allowed with 'stream': true"));
     }
-
-    fn sampling(self, bounds: &Bounds<'_>) -> Result<SamplingParams, ApiError> {
-        let defaults = bounds.defaults;
-        let top_k = range::integer::<i64>("top_k", self.top_k, -1..=i64::MAX)?;
-        let top_k = top_k.map(|k| u32::try_from(k.max(0)).unwrap_or(u32::MAX));
-        Ok(SamplingParams {
-            temperature: range::float("temperature", self.temperature, 0.0..=2.0)?.or(defaults.temperature).unwrap_or(1.0),
-            top_p: range::float("top_p", self.top_p, 0.0..=1.0)?.or(defaults.top_p).unwrap_or(1.0),
-            top_k: top_k.or(defaults.top_k).unwrap_or(0),
-            min_p: range::float("min_p", self.min_p, 0.0..=1.0)?.or(defaults.min_p).unwrap_or(0.0),
-            presence_penalty: range::float("presence_penalty", self.presence_penalty, -2.0..=2.0)?.unwrap_or(0.0),
-            frequency_penalty: range::float("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?.unwrap_or(0.0),
-            repetition_penalty: range::float("repetition_penalty", self.repetition_penalty, 0.01..=100.0)?
-                .or(defaults.repetition_penalty)
-                .unwrap_or(1.0),
-            logit_bias: logit_bias::parse(self.logit_bias, bounds.vocab_size)?,
-            seed: self.seed.map(i64::cast_unsigned).or(bounds.default_seed).unwrap_or_else(random_seed),
-        })
-    }
+    Ok(Parameters {
+        sampling: sampling(&request, bounds)?,
+        stream,
+        prompt_logprobs,
+        return_token_ids: request.return_token_ids.unwrap_or(false),
+        include_stop: request.include_stop_str_in_output.unwrap_or(false),
+        bad_words: tokens::bad_words(request.bad_words, bounds.has_tokenizer)?,
+        stop_token_ids: tokens::stop_tokens(request.stop_token_ids.as_deref(), bounds)?,
+        skip_special_tokens: request.skip_special_tokens.unwrap_or(true),
+        tokens_as_ids: request.return_tokens_as_token_ids.unwrap_or(false),
+        truncation: Truncation::parse(request.truncate_prompt_tokens, request.truncation_side.as_deref())?,
+        timeout: limits::timeout(request.timeout_ms)?,
+        cache_salt: cache_salt(request.cache_salt)?,
+        model: resolve_model(request.model, bounds)?,
+        stop_strings: stop_strings(request.stop, bounds.has_tokenizer)?,
+        n,
+        eos_token_ids,
+        min_tokens,
+    })
 }
 
-fn resolve_model(asked: Option<String>, bounds: &Bounds<'_>) -> Result<String, ApiError> {
+fn sampling(request: &SharedRequest, bounds: &Bounds<'_>) -> Result<SamplingParams, ApiError> {
+    let defaults = bounds.defaults;
+    let top_k = range::integer::<i64>("top_k", request.top_k, -1..=i64::MAX)?;
+    let top_k = top_k.map(|k| u32::try_from(k.max(0)).unwrap_or(u32::MAX));
+    Ok(SamplingParams {
+        temperature: range::float("temperature", request.temperature, 0.0..=2.0)?.or(defaults.temperature).unwrap_or(1.0),
+        top_p: range::float("top_p", request.top_p, 0.0..=1.0)?.or(defaults.top_p).unwrap_or(1.0),
+        top_k: top_k.or(defaults.top_k).unwrap_or(0),
+        min_p: range::float("min_p", request.min_p, 0.0..=1.0)?.or(defaults.min_p).unwrap_or(0.0),
+        presence_penalty: range::float("presence_penalty", request.presence_penalty, -2.0..=2.0)?.unwrap_or(0.0),
+        frequency_penalty: range::float("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?.unwrap_or(0.0),
+        repetition_penalty: range::float("repetition_penalty", request.repetition_penalty, 0.01..=100.0)?
+            .or(defaults.repetition_penalty)
+            .unwrap_or(1.0),
+        logit_bias: logit_bias::parse(request.logit_bias.as_ref(), bounds.vocab_size)?,
+        allowed_tokens: tokens::allowed_tokens(request.allowed_token_ids.as_deref(), bounds)?,
+        bad_words: Arc::from([]),
+        seed: request.seed.map(i64::cast_unsigned).or(bounds.default_seed).unwrap_or_else(random_seed),
+    })
+}
+
+/// The name that a client used, or the first one.
+///
+/// # Errors
+/// 404 for another model.
+pub fn resolve_model(asked: Option<String>, bounds: &Bounds<'_>) -> Result<String, ApiError> {
     let served = &bounds.model.names;
     match asked {
         None => Ok(served.first().cloned().unwrap_or_default()),
@@ -127,17 +146,25 @@ fn check_service_tier(tier: Option<&str>) -> Result<(), ApiError> {
 
 fn stream_mode(stream: Option<bool>, options: Option<&StreamOptions>) -> Result<Option<StreamMode>, ApiError> {
     let stream = stream.unwrap_or(false);
-    let Some(options) = options else { return Ok(stream.then_some(StreamMode { include_usage: false })) };
+    let Some(options) = options else { return Ok(stream.then_some(StreamMode { include_usage: false, continuous_usage: false })) };
     if !stream {
         return Err(ApiError::invalid("stream_options", "is only allowed with 'stream': true"));
-    }
-    if options.continuous_usage_stats == Some(true) {
-        return Err(ApiError::unsupported("stream_options.continuous_usage_stats", ""));
     }
     if options.include_obfuscation == Some(true) {
         return Err(ApiError::unsupported("stream_options.include_obfuscation", ""));
     }
-    Ok(Some(StreamMode { include_usage: options.include_usage.unwrap_or(false) }))
+    let (include_usage, continuous_usage) = (options.include_usage.unwrap_or(false), options.continuous_usage_stats.unwrap_or(false));
+    Ok(Some(StreamMode { include_usage, continuous_usage }))
+}
+
+fn cache_salt(salt: Option<String>) -> Result<Option<String>, ApiError> {
+    match salt.as_deref().map(str::len) {
+        Some(0) => Err(ApiError::invalid("cache_salt", "must not be empty")),
+        Some(bytes) if bytes > MAX_SALT_BYTES => {
+            Err(ApiError::invalid("cache_salt", format!("must have at most {MAX_SALT_BYTES} bytes, got {bytes}")))
+        }
+        _ => Ok(salt),
+    }
 }
 
 fn stop_strings(stop: Option<Stop>, has_tokenizer: bool) -> Result<Vec<String>, ApiError> {

@@ -3,7 +3,7 @@
 use super::assemble::{MaxTokens, Wanted, assemble, check_choices};
 use super::completion::Completion;
 use super::encode::{Encoded, Source};
-use super::{Assembled, Bounds};
+use super::{Assembled, Bounds, Caller};
 use crate::server::error::ApiError;
 use crate::server::extract::decode::{decode, field_names};
 use crate::server::model_card::{GenerationDefaults, ModelCard};
@@ -19,15 +19,16 @@ fn parse(object: Map<String, Value>) -> Result<Assembled, ApiError> {
     let (card, defaults) = (card(), GenerationDefaults { eos_token_ids: vec![2], ..GenerationDefaults::default() });
     let bounds = Bounds { model: &card, defaults: &defaults, vocab_size: 100, max_choices: 8, default_seed: None, has_tokenizer: true };
     let completion = Completion::parse(decode(object)?, &bounds)?;
-    check_choices(completion.parameters.n, completion.sources.len(), &bounds)?;
+    check_choices((completion.parameters.n, completion.best_of), completion.sources.len(), &bounds)?;
     let encoded = completion.sources.into_iter().map(|source| match source {
         Source::Text(text) => Encoded { tokens: text.bytes().map(|b| u32::from(b) % 100).collect(), text: Some(text), param: "prompt" },
         Source::Tokens(ids) => Encoded { tokens: ids.into(), text: None, param: "prompt" },
         Source::Chat(_) => unreachable!(),
     });
     let max_tokens = completion.max_tokens.map_or(MaxTokens::AtMost(16), |tokens| MaxTokens::Given("max_tokens", tokens));
-    let wanted = Wanted { max_tokens, logprobs: completion.logprobs, echo: completion.echo };
-    assemble(completion.parameters, encoded.collect(), wanted, &bounds, &Arc::from("id"))
+    let wanted = Wanted { max_tokens, logprobs: completion.logprobs, best_of: completion.best_of, echo: completion.echo };
+    let caller = Caller { request_id: Arc::from("id"), key: None };
+    assemble(completion.parameters, encoded.collect(), wanted, &bounds, &caller)
 }
 
 fn value() -> impl Strategy<Value = Value> {
@@ -68,7 +69,8 @@ proptest! {
             }
             Ok(Assembled { requests, plan }) => {
                 prop_assert!(!requests.is_empty() && requests.len() <= 8);
-                prop_assert_eq!(requests.len(), plan.prompts.len() * plan.n as usize);
+                prop_assert!(plan.n <= plan.best_of);
+                prop_assert_eq!(requests.len(), plan.prompts.len() * plan.best_of as usize);
                 for request in &requests {
                     prop_assert!(!request.prompt.is_empty() && request.prompt.iter().all(|&token| token < 100));
                     prop_assert!(request.prompt.len() + request.stop.max_tokens as usize <= 64);

@@ -1,12 +1,12 @@
 //! `POST /v1/chat/completions`.
 
-use super::generate;
+use super::generate::{self, Arrival, Checked};
 use crate::api::chat::{ChatChunk, ChatRequest, ChatResponse};
 use crate::api::error::ErrorBody;
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::output::chat::ChatShape;
-use crate::server::parse::assemble::{MaxTokens, Wanted, assemble, check_choices};
+use crate::server::parse::assemble::{MaxTokens, Wanted};
 use crate::server::parse::chat::Chat;
 use crate::server::request_record::RequestRecord;
 use axum::Extension;
@@ -33,6 +33,7 @@ use std::sync::Arc;
         (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
         (status = 500, description = "The server failed.", body = ErrorBody),
         (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+        (status = 504, description = "The request took longer than it was to take.", body = ErrorBody),
     )
 )]
 pub async fn create(
@@ -40,16 +41,14 @@ pub async fn create(
     Extension(record): Extension<Arc<RequestRecord>>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let arrival = Arrival::of(&request, record)?;
     let request = generate::read::<ChatRequest>(&app, request).await?;
     let bounds = app.bounds();
-    let chat = Chat::parse(request, &bounds)?;
-    check_choices(chat.parameters.n, 1, &bounds)?;
-    let encoded = app.encoder.encode(vec![chat.source]).await?;
-    let max_tokens = match chat.max_tokens {
+    let Chat { parameters, source, max_tokens, logprobs } = Chat::parse(request, &bounds)?;
+    let max_tokens = match max_tokens {
         Some((param, tokens)) => MaxTokens::Given(param, tokens),
         None => MaxTokens::AtMost(bounds.defaults.max_new_tokens.unwrap_or(u32::MAX)),
     };
-    let wanted = Wanted { max_tokens, logprobs: chat.logprobs, echo: false };
-    let assembled = assemble(chat.parameters, encoded, wanted, &bounds, &record.id)?;
-    generate::answer::<ChatShape>(&app, record, assembled, "chatcmpl").await
+    let wanted = Wanted { max_tokens, logprobs, best_of: parameters.n, echo: false };
+    generate::answer::<ChatShape>(&app, arrival, Checked { parameters, sources: vec![source], wanted }, "chatcmpl").await
 }

@@ -1,12 +1,12 @@
 //! `POST /v1/completions`.
 
-use super::generate;
+use super::generate::{self, Arrival, Checked};
 use crate::api::completion::{CompletionChunk, CompletionRequest, CompletionResponse};
 use crate::api::error::ErrorBody;
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::output::completion::CompletionShape;
-use crate::server::parse::assemble::{MaxTokens, Wanted, assemble, check_choices};
+use crate::server::parse::assemble::{MaxTokens, Wanted};
 use crate::server::parse::completion::Completion;
 use crate::server::request_record::RequestRecord;
 use axum::Extension;
@@ -33,6 +33,7 @@ use std::sync::Arc;
         (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
         (status = 500, description = "The server failed.", body = ErrorBody),
         (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+        (status = 504, description = "The request took longer than it was to take.", body = ErrorBody),
     )
 )]
 pub async fn create(
@@ -40,16 +41,13 @@ pub async fn create(
     Extension(record): Extension<Arc<RequestRecord>>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let arrival = Arrival::of(&request, record)?;
     let request = generate::read::<CompletionRequest>(&app, request).await?;
-    let bounds = app.bounds();
-    let completion = Completion::parse(request, &bounds)?;
-    check_choices(completion.parameters.n, completion.sources.len(), &bounds)?;
-    let encoded = app.encoder.encode(completion.sources).await?;
-    let max_tokens = match completion.max_tokens {
+    let Completion { parameters, sources, max_tokens, logprobs, best_of, echo } = Completion::parse(request, &app.bounds())?;
+    let max_tokens = match max_tokens {
         Some(tokens) => MaxTokens::Given("max_tokens", tokens),
         None => MaxTokens::AtMost(Completion::DEFAULT_MAX_TOKENS),
     };
-    let wanted = Wanted { max_tokens, logprobs: completion.logprobs, echo: completion.echo };
-    let assembled = assemble(completion.parameters, encoded, wanted, &bounds, &record.id)?;
-    generate::answer::<CompletionShape>(&app, record, assembled, "cmpl").await
+    let wanted = Wanted { max_tokens, logprobs, best_of, echo };
+    generate::answer::<CompletionShape>(&app, arrival, Checked { parameters, sources, wanted }, "cmpl").await
 }

@@ -2,22 +2,26 @@
 
 use crate::engine::{AdmissionError, QueueLimit, SubmitError};
 use crate::server::App;
+use crate::server::auth::KeyHash;
 use crate::server::error::{ApiError, ContextLengthError};
 use crate::server::extract::body::{self, BodyLimits};
 use crate::server::extract::decode::{WireRequest, decode};
 use crate::server::extract::strict::parse_object;
 use crate::server::json::Json;
-use crate::server::output::collect::collect;
+use crate::server::output::collect::{best, collect};
 use crate::server::output::driver::Driver;
 use crate::server::output::shape::{Envelope, Shape};
 use crate::server::output::sse;
 use crate::server::output::token_text::TokenText;
-use crate::server::parse::{Assembled, OutputPlan};
+use crate::server::parse::assemble::{Wanted, assemble, check_choices};
+use crate::server::parse::encode::Source;
+use crate::server::parse::shared::Parameters;
+use crate::server::parse::{Assembled, Caller, OutputPlan, header_timeout};
 use crate::server::request_record::RequestRecord;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longest body that is parsed on the spot.
 const INLINE_BYTES: usize = 64 << 10;
@@ -33,35 +37,88 @@ pub async fn read<T: WireRequest + Send + 'static>(app: &App, request: Request) 
     let body = body::read(&parts.headers, body, limits, &app.body_memory).await?;
     let max_values = app.max_json_values();
     // The body and its share of the memory go when it is decoded.
-    let inline = body.bytes().len() <= INLINE_BYTES;
-    let work = move || decode(parse_object(body.bytes(), max_values)?);
-    if inline { work() } else { app.offload.run(work).await }
+    let is_long = body.bytes().len() > INLINE_BYTES;
+    app.offload.run_if(is_long, move || decode(parse_object(body.bytes(), max_values)?)).await
 }
 
-/// Hands the sequences to the engine and answers, whole or streamed.
+/// What a request brings beside its body.
+#[derive(Debug)]
+pub struct Arrival {
+    record: Arc<RequestRecord>,
+    caller: Caller,
+    timeout: Option<Duration>,
+}
+
+impl Arrival {
+    /// Reads the head of a request.
+    ///
+    /// # Errors
+    /// 400 if a header is wrong.
+    pub fn of(request: &Request, record: Arc<RequestRecord>) -> Result<Self, ApiError> {
+        let key = request.extensions().get::<KeyHash>().map(|key| key.0);
+        let caller = Caller { request_id: record.id.clone(), key };
+        Ok(Self { caller, timeout: header_timeout(request.headers())?, record })
+    }
+
+    /// When the request must be over, by whichever of the two times is shorter.
+    fn deadline(&self, timeout: Option<Duration>) -> Option<Instant> {
+        self.timeout.into_iter().chain(timeout).min().and_then(|timeout| self.record.started.checked_add(timeout))
+    }
+}
+
+/// A request, checked but for what needs its tokens.
+#[derive(Debug)]
+pub struct Checked {
+    /// What both APIs have.
+    pub parameters: Parameters,
+    /// The prompts.
+    pub sources: Vec<Source>,
+    /// What to generate.
+    pub wanted: Wanted,
+}
+
+/// Encodes the prompts, hands the sequences to the engine and answers, whole or streamed.
 ///
 /// # Errors
-/// 503 if the engine does not take them; whatever ends the generation of a whole answer.
-pub async fn answer<S: Shape>(app: &App, record: Arc<RequestRecord>, assembled: Assembled, id_prefix: &str) -> Result<Response, ApiError> {
+/// 400 if a prompt cannot be encoded or does not fit; 503 if the engine does not take the sequences; whatever ends the generation of a whole
+/// answer.
+pub async fn answer<S: Shape>(app: &App, arrival: Arrival, checked: Checked, id_prefix: &str) -> Result<Response, ApiError> {
+    let Checked { mut parameters, sources, wanted } = checked;
+    let bounds = app.bounds();
+    check_choices((parameters.n, wanted.best_of), sources.len(), &bounds)?;
+    let encoded = app.encoder.encode(sources, parameters.truncation.is_some()).await?;
+    parameters.sampling.bad_words = app.encoder.words(&parameters.bad_words)?.into();
+    let deadline = arrival.deadline(parameters.timeout);
+    let assembled = assemble(parameters, encoded, wanted, &bounds, &arrival.caller)?;
+    generate::<S>(app, arrival.record, (assembled, deadline), id_prefix).await
+}
+
+async fn generate<S: Shape>(
+    app: &App,
+    record: Arc<RequestRecord>,
+    (assembled, deadline): (Assembled, Option<Instant>),
+    id_prefix: &str,
+) -> Result<Response, ApiError> {
     let Assembled { requests, mut plan } = assembled;
     // Without a tokenizer the ids are all there is to an answer.
     plan.return_token_ids |= app.state.tokenizer.is_none();
-    let choices = requests.len();
-    let streams = app.state.engine.submit(requests, None).map_err(|error| refused(error, &plan, app))?;
+    let sequences = requests.len();
+    let streams = app.state.engine.submit(requests, deadline).map_err(|error| refused(error, &plan, app))?;
     let driver = Driver::new(streams, &plan, app.state.tokenizer.as_ref(), record);
-    let stream = plan.stream;
+    let (stream, counts) = (plan.stream, (plan.n as usize, plan.best_of as usize));
+    let token_text = TokenText::new(app.state.tokenizer.clone(), plan.tokens_as_ids);
     let shape = S::new(Envelope {
         id: format!("{id_prefix}-{}", uuid::Uuid::new_v4().simple()),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
         system_fingerprint: app.state.model.fingerprint.clone(),
         plan: Arc::new(plan),
-        token_text: TokenText(app.state.tokenizer.clone()),
+        token_text,
     });
     match stream {
-        Some(mode) => sse::respond(driver, shape, mode.include_usage, app.state.options.sse_keep_alive).await,
+        Some(mode) => sse::respond(driver, shape, mode, app.state.options.sse_keep_alive).await,
         None => {
-            let (choices, usage) = collect(driver, choices).await?;
-            Ok(Json(shape.whole(choices, usage)).into_response())
+            let (choices, usage) = collect(driver, sequences).await?;
+            Ok(Json(shape.whole(best(choices, counts), usage)).into_response())
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod answers;
 mod errors;
+mod extras;
 mod lifecycle;
 mod logprobs;
 mod sockets;
 mod support;
+mod tokens;
 mod wire;

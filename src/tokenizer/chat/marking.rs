@@ -4,7 +4,7 @@
 //! special tokens are marked, never white space: trimming, splitting into lines, escaping and measuring then work as without marks.
 //! Where a template does look at such characters, [`Marking::mark_special`] marks only what could become a special token.
 
-use super::{ChatInput, RenderedChat};
+use super::{ChatInput, FINAL_MARK, RenderedChat};
 use crate::tokenizer::{SpecialTokens, TemplateError};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,7 @@ pub(super) struct Marking {
 impl Marking {
     /// Chooses marks that neither the conversation nor the template's source uses.
     pub(super) fn new(input: &ChatInput<'_>, source: &str) -> Result<Self, TemplateError> {
-        let mut used = HashSet::new();
+        let mut used = HashSet::from([FINAL_MARK]);
         note(source, &mut used);
         for message in input.messages {
             note(&message.content, &mut used);

@@ -23,6 +23,9 @@ use std::time::SystemTime;
 /// The names of the built-in templates.
 const BUILTINS: &[&str] = &["plain", "zephyr"];
 
+/// Put behind the last message where that is to be continued: the template may trim the message, and may write more after it.
+const FINAL_MARK: char = '\u{10FFFD}';
+
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChatMessage {
@@ -41,6 +44,8 @@ pub struct ChatInput<'a> {
     pub messages: &'a [ChatMessage],
     /// Whether the text ends with the beginning of the assistant's next message.
     pub add_generation_prompt: bool,
+    /// Whether the text ends within the last message, which the assistant then continues.
+    pub continue_final_message: bool,
     /// Further variables (`chat_template_kwargs`, tools). Strings in them count as typed text, like those of the messages.
     pub extra: serde_json::Map<String, serde_json::Value>,
     /// The tokenizer's special tokens: `bos_token` and `eos_token` for the template, and what typed text must not become.
@@ -52,7 +57,7 @@ pub struct ChatInput<'a> {
 impl<'a> ChatInput<'a> {
     /// A conversation to be continued by the assistant, with no further variables.
     pub fn new(messages: &'a [ChatMessage], special_tokens: &'a SpecialTokens, now: SystemTime) -> Self {
-        Self { messages, add_generation_prompt: true, extra: serde_json::Map::new(), special_tokens, now }
+        Self { messages, add_generation_prompt: true, continue_final_message: false, extra: serde_json::Map::new(), special_tokens, now }
     }
 }
 
@@ -73,6 +78,17 @@ impl RenderedChat {
     /// only what might look like one.
     pub fn typed(&self) -> &[Range<usize>] {
         &self.typed
+    }
+
+    /// What stands before the last `mark`.
+    fn before_last(mut self, mark: char) -> Option<Self> {
+        let end = self.text.rfind(mark)?;
+        self.text.truncate(end);
+        self.typed.retain_mut(|range| {
+            range.end = range.end.min(end);
+            range.start < range.end
+        });
+        Some(self)
     }
 
     /// A text that was typed from beginning to end.
@@ -140,6 +156,14 @@ impl ChatTemplate {
     /// When a role is no name, a variable is reserved, or the template fails, refuses the conversation or exceeds a limit.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<RenderedChat, TemplateError> {
         check(input)?;
+        let whole = self.render_whole(input)?;
+        if !input.continue_final_message {
+            return Ok(whole);
+        }
+        whole.before_last(FINAL_MARK).ok_or_else(|| TemplateError::NoFinalMessage { name: self.name.clone() })
+    }
+
+    fn render_whole(&self, input: &ChatInput<'_>) -> Result<RenderedChat, TemplateError> {
         let text = self.run(input, &str::to_owned)?;
         if input.special_tokens.find(&text).next().is_none() {
             return Ok(RenderedChat { text, typed: Vec::new() });
@@ -173,6 +197,9 @@ impl std::fmt::Debug for ChatTemplate {
 fn check(input: &ChatInput<'_>) -> Result<(), TemplateError> {
     let is_name =
         |role: &str| (1..=64).contains(&role.len()) && role.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if input.continue_final_message && input.messages.last().is_none_or(|message| message.content.contains(FINAL_MARK)) {
+        return Err(TemplateError::NoMarkersLeft);
+    }
     if let Some((index, message)) = input.messages.iter().enumerate().find(|(_, message)| !is_name(&message.role)) {
         return Err(TemplateError::InvalidRole { index, role: message.role.clone() });
     }
@@ -186,9 +213,12 @@ const RESERVED: &[&str] = &["messages", "add_generation_prompt", "bos_token", "e
 
 /// The template's variables.
 fn context(input: &ChatInput<'_>, typed: &dyn Fn(&str) -> String) -> Value {
-    let messages = input.messages.iter().map(|message| {
+    let last = input.messages.len().checked_sub(1).filter(|_| input.continue_final_message);
+    let messages = input.messages.iter().enumerate().map(|(index, message)| {
+        let mut content = typed(&message.content);
+        content.extend((Some(index) == last).then_some(FINAL_MARK));
         let name = message.name.as_ref().map(|name| ("name", Value::from(typed(name))));
-        let fields = [("role", Value::from(message.role.as_str())), ("content", Value::from(typed(&message.content)))];
+        let fields = [("role", Value::from(message.role.as_str())), ("content", Value::from(content))];
         Value::from_pairs(fields.into_iter().chain(name))
     });
     let special = [("bos_token", input.special_tokens.bos_token()), ("eos_token", input.special_tokens.eos_token())];

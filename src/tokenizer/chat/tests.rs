@@ -305,3 +305,23 @@ fn without_special_tokens_templates_still_run() {
     assert_eq!(rendered.text, "<|system|>\n\n<|user|>\n</s>\n<|assistant|>\n");
     assert!(rendered.typed().is_empty());
 }
+
+#[test]
+fn the_last_message_can_be_continued() {
+    let messages = [message("user", "Hi"), message("assistant", " s </s> Sure, ")];
+    let open = |template: &ChatTemplate| {
+        let input = ChatInput { add_generation_prompt: false, continue_final_message: true, ..input(&messages, &DEMO.ours) };
+        template.render(&input)
+    };
+    for template in [demo(), builtin("zephyr"), builtin("plain")] {
+        let closed = template.render(&ChatInput { add_generation_prompt: false, ..input(&messages, &DEMO.ours) }).unwrap();
+        let rendered = open(&template).unwrap();
+        assert!(closed.text.starts_with(&rendered.text) && rendered.text.ends_with("s </s> Sure, "), "{rendered:?}");
+        let ids = DEMO.ours.encode_chat(&rendered).unwrap();
+        assert!(!DEMO.ours.is_special(*ids.last().unwrap()), "{ids:?}");
+    }
+    let trimming = ChatTemplate::from_source("t", "{% for m in messages %}<{{ m.content | trim }}>{% endfor %}").unwrap();
+    assert_eq!(open(&trimming).unwrap().text, "<Hi><s </s> Sure, ");
+    let deaf = ChatTemplate::from_source("t", "{{ messages[0].content }}").unwrap();
+    assert!(matches!(open(&deaf), Err(TemplateError::NoFinalMessage { .. })));
+}

@@ -1,0 +1,123 @@
+//! `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info`.
+
+use super::generate::read;
+use crate::api::error::ErrorBody;
+use crate::api::tokens::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo};
+use crate::generation::TokenId;
+use crate::server::App;
+use crate::server::error::ApiError;
+use crate::server::json::Json;
+use crate::server::parse::chat::Turns;
+use crate::server::parse::encode::Source;
+use crate::server::parse::shared::resolve_model;
+use crate::server::parse::tokens::ids;
+use crate::tokenizer::Tokenizer;
+use axum::extract::{Request, State};
+use std::sync::Arc;
+
+/// Encodes a text or a conversation.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    operation_id = "tokenize",
+    tag = "tokens",
+    request_body(content = TokenizeRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The tokens.", body = TokenizeResponse),
+        (status = 400, description = "The request is wrong; the error names the parameter.", body = ErrorBody),
+        (status = 401, description = "No API key, or a wrong one.", body = ErrorBody),
+        (status = 404, description = "No such model.", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+        (status = 413, description = "The body is too large.", body = ErrorBody),
+        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
+        (status = 500, description = "The server failed.", body = ErrorBody),
+        (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+    )
+)]
+pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Json<TokenizeResponse>, ApiError> {
+    let request = read::<TokenizeRequest>(&app, request).await?;
+    resolve_model(request.model, &app.bounds())?;
+    let tokenizer = tokenizer(&app, if request.messages.is_some() { "messages" } else { "prompt" })?;
+    let tokens: Vec<TokenId> = match (request.prompt, request.messages) {
+        (Some(_), Some(_)) => return Err(ApiError::invalid("messages", "must not stand beside 'prompt'")),
+        (Some(text), None) => app.encoder.text(text, request.add_special_tokens.unwrap_or(true)).await?,
+        (None, messages @ Some(_)) => {
+            let turns = Turns {
+                messages,
+                add_generation_prompt: request.add_generation_prompt,
+                continue_final_message: request.continue_final_message,
+                variables: request.chat_template_kwargs,
+            };
+            let source = Source::Chat(turns.parse()?);
+            app.encoder.encode(vec![source], true).await?.into_iter().flat_map(|encoded| encoded.tokens.to_vec()).collect()
+        }
+        (None, None) => return Err(ApiError::Missing { param: "prompt".to_owned() }),
+    };
+    let spelled = || tokens.iter().map(|&token| tokenizer.token_piece(token).unwrap_or_default()).collect();
+    Ok(Json(TokenizeResponse {
+        count: tokens.len() as u64,
+        max_model_len: app.state.model.max_model_len as u64,
+        token_strs: request.return_token_strs.unwrap_or(false).then(spelled),
+        tokens,
+    }))
+}
+
+/// Decodes tokens to a text.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    operation_id = "detokenize",
+    tag = "tokens",
+    request_body(content = DetokenizeRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The text.", body = DetokenizeResponse),
+        (status = 400, description = "The request is wrong; the error names the parameter.", body = ErrorBody),
+        (status = 401, description = "No API key, or a wrong one.", body = ErrorBody),
+        (status = 404, description = "No such model.", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+        (status = 413, description = "The body is too large.", body = ErrorBody),
+        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
+        (status = 500, description = "The server failed.", body = ErrorBody),
+        (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+    )
+)]
+pub async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Json<DetokenizeResponse>, ApiError> {
+    let request = read::<DetokenizeRequest>(&app, request).await?;
+    resolve_model(request.model, &app.bounds())?;
+    let tokenizer = tokenizer(&app, "tokens")?.clone();
+    let tokens = request.tokens.ok_or_else(|| ApiError::Missing { param: "tokens".to_owned() })?;
+    let tokens = ids("tokens", &tokens, app.vocab_size)?;
+    let prompt = app.offload.run_if(tokens.len() > INLINE_TOKENS, move || Ok(tokenizer.decode(&tokens, false))).await?;
+    Ok(Json(DetokenizeResponse { prompt }))
+}
+
+/// Most tokens that are decoded on the spot.
+const INLINE_TOKENS: usize = 4096;
+
+/// Describes the tokenizer.
+#[utoipa::path(
+    get,
+    path = "/tokenizer_info",
+    operation_id = "tokenizerInfo",
+    tag = "tokens",
+    responses(
+        (status = 200, description = "The tokenizer.", body = TokenizerInfo),
+        (status = 400, description = "The server runs without a tokenizer.", body = ErrorBody),
+        (status = 401, description = "No API key, or a wrong one.", body = ErrorBody),
+    )
+)]
+pub async fn info(State(app): State<Arc<App>>) -> Result<Json<TokenizerInfo>, ApiError> {
+    let tokenizer = tokenizer(&app, "tokenizer")?;
+    Ok(Json(TokenizerInfo {
+        tokenizer_class: "PreTrainedTokenizerFast".to_owned(),
+        vocab_size: tokenizer.vocab_size() as u64,
+        model_max_length: app.state.model.max_model_len as u64,
+        bos_token: tokenizer.bos_token().map(|(text, _)| text.to_owned()),
+        eos_token: tokenizer.eos_token().map(|(text, _)| text.to_owned()),
+        chat_template: tokenizer.chat_template_source().map(str::to_owned),
+    }))
+}
+
+fn tokenizer<'a>(app: &'a App, param: &str) -> Result<&'a Arc<Tokenizer>, ApiError> {
+    app.state.tokenizer.as_ref().ok_or_else(|| ApiError::unsupported(param, "it runs without a tokenizer"))
+}
