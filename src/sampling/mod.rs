@@ -3,8 +3,8 @@
 //! `runner` calls [`Sampler::sample`] once per sequence and step and [`score`] once per prompt token to score.
 //!
 //! A choice goes through these stages, in vLLM's order: logit bias; repetition, frequency, presence penalty; masks of bad words, of
-//! forbidden tokens and of those that are not allowed; temperature; min-p; top-k; top-p (of the mass that is left); draw. Temperature 0, `top_k` 1 and `top_p` 0 take the most likely token, ties by
-//! the lower id. Log-probabilities come from the logits before all of this.
+//! forbidden tokens and of those that are not allowed; temperature; min-p; top-k; top-p (of the mass that is left); draw. Temperature 0,
+//! `top_k` 1 and `top_p` 0 take the most likely token, ties by the lower id. Log-probabilities come from the logits before all of this.
 //!
 //! **Architecture invariant:** a choice is a pure function of the row and its [`SampleSpec`], to the bit, on every machine: no
 //! generator with a state, no library exponential, no order that depends on a thread.

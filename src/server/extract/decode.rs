@@ -21,12 +21,10 @@ pub trait WireRequest: DeserializeOwned {
 macro_rules! not_implemented {
     ($($own:literal),* $(,)?) => {
         &[
-            "add_special_tokens", "detokenize", "guided_choice", "guided_decoding_backend",
-            "guided_grammar", "guided_json", "guided_regex", "kv_transfer_params", "length_penalty",
-            "logits_processors", "logprob_token_ids", "moderation", "priority", "prompt_cache_options", "prompt_cache_retention",
-            "repetition_detection", "request_id", "response_format", "return_progress",
-            "stream_interval",
-            "structured_outputs", "use_beam_search", "vllm_xargs", $($own),*
+            "add_special_tokens", "detokenize", "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
+            "kv_transfer_params", "length_penalty", "logits_processors", "logprob_token_ids", "moderation", "priority",
+            "prompt_cache_options", "prompt_cache_retention", "repetition_detection", "request_id", "response_format", "return_progress",
+            "stream_interval", "structured_outputs", "use_beam_search", "vllm_xargs", $($own),*
         ]
     };
 }

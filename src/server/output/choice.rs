@@ -85,6 +85,12 @@ fn text_bytes(tokenizer: &Tokenizer, token: TokenId, skips_special: bool) -> Vec
     if skips_special && tokenizer.is_special(token) { Vec::new() } else { tokenizer.token_bytes(token) }
 }
 
+/// The scores with `count` alternatives each: they may have been computed with more.
+fn likeliest(mut scores: Vec<Option<TokenLogprobs>>, count: u8) -> Vec<Option<TokenLogprobs>> {
+    scores.iter_mut().flatten().for_each(|entry| entry.top.truncate(usize::from(count)));
+    scores
+}
+
 /// What an answer says of the prompt.
 #[derive(Debug)]
 struct PromptState {
@@ -205,15 +211,15 @@ impl Choice {
     /// What is said of the prompt, the first time; all its log-probabilities have come before anything else does.
     fn take_prompt(&mut self) -> Piece {
         let Some(PromptState { echo, tokens, scores, tops: (echoed, own) }) = self.prompt.take() else { return Piece::default() };
-        let first = |count: u8| {
-            let cut = move |mut entry: TokenLogprobs| {
-                entry.top.truncate(usize::from(count));
-                entry
-            };
-            scores.iter().cloned().map(|entry| entry.map(cut)).collect::<Vec<_>>()
+        // Copied only where both were asked for.
+        let (for_echo, for_own) = match (echoed, own) {
+            (Some(_), Some(_)) => (scores.clone(), scores),
+            (Some(_), None) => (scores, Vec::new()),
+            (None, _) => (Vec::new(), scores),
         };
-        let logprobs = echoed.map(|count| self.score(first(count), &tokens)).unwrap_or_default();
-        Piece { text: echo.unwrap_or_default(), logprobs, tokens: Vec::new(), prompt_scores: own.map(first).unwrap_or_default() }
+        let logprobs = echoed.map(|count| self.score(likeliest(for_echo, count), &tokens)).unwrap_or_default();
+        let prompt_scores = own.map(|count| likeliest(for_own, count)).unwrap_or_default();
+        Piece { text: echo.unwrap_or_default(), logprobs, tokens: Vec::new(), prompt_scores }
     }
 
     fn score(&self, scores: Vec<Option<TokenLogprobs>>, tokens: &[TokenId]) -> Vec<TokenEntry> {
