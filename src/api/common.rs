@@ -60,8 +60,7 @@ pub struct PromptLogprob {
     /// Natural logarithm of its probability.
     pub logprob: f32,
     /// Its place among all tokens, the likeliest first, from 1.
-    #[schema(required = true)]
-    pub rank: Option<u32>,
+    pub rank: u32,
     /// Its text.
     pub decoded_token: String,
 }

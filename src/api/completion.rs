@@ -23,6 +23,9 @@ shared_fields!(request {
         #[serde(default, deserialize_with = "integer")]
         #[schema(minimum = 1)]
         pub best_of: Option<i64>,
+        /// Begin a prompt that is a text with the token that begins every prompt.
+        #[schema(default = true)]
+        pub add_special_tokens: Option<bool>,
         /// Begin the text with the prompt; with `logprobs` the prompt is scored too.
         #[schema(default = false)]
         pub echo: Option<bool>,

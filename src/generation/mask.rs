@@ -20,11 +20,6 @@ impl TokenMask {
         Self { words }
     }
 
-    /// Whether the token is in the set.
-    pub fn contains(&self, id: TokenId) -> bool {
-        self.words.get(id as usize / BITS).is_some_and(|word| word >> (id as usize % BITS) & 1 == 1)
-    }
-
     /// Replaces the values of all tokens that are not in the set, `row[id]` being that of `id`.
     pub fn fill_others<T: Copy>(&self, row: &mut [T], value: T) {
         for (index, chunk) in row.chunks_mut(BITS).enumerate() {
@@ -45,12 +40,9 @@ mod tests {
     #[test]
     fn a_set_holds_what_was_put_in() {
         let mask = TokenMask::of(&[0, 31, 32, 69, 70, u32::MAX], 70);
-        let found: Vec<TokenId> = (0..200).filter(|&id| mask.contains(id)).collect();
-        assert_eq!(found, [0, 31, 32, 69]);
-        assert!(!mask.contains(TokenId::MAX));
-        let mut row = vec![true; 70];
+        let mut row = vec![true; 200];
         mask.fill_others(&mut row, false);
-        assert_eq!((0u32..).zip(row).filter_map(|(id, kept)| kept.then_some(id)).collect::<Vec<_>>(), found);
+        assert_eq!((0u32..).zip(row).filter_map(|(id, kept)| kept.then_some(id)).collect::<Vec<_>>(), [0, 31, 32, 69]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub trait WireRequest: DeserializeOwned {
 macro_rules! not_implemented {
     ($($own:literal),* $(,)?) => {
         &[
-            "add_special_tokens", "detokenize", "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
+            "detokenize", "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
             "kv_transfer_params", "length_penalty", "logits_processors", "logprob_token_ids", "moderation", "priority",
             "prompt_cache_options", "prompt_cache_retention", "repetition_detection", "request_id", "response_format", "return_progress",
             "stream_interval", "structured_outputs", "use_beam_search", "vllm_xargs", $($own),*
@@ -43,6 +43,7 @@ impl WireRequest for DetokenizeRequest {
 
 impl WireRequest for ChatRequest {
     const NOT_IMPLEMENTED: &'static [&'static str] = not_implemented![
+        "add_special_tokens",
         "audio",
         "best_of",
         "chat_template",

@@ -49,7 +49,7 @@ impl Shape for ChatShape {
         }
     }
 
-    fn chunks(&mut self, output: Output, so_far: Usage) -> Vec<ChatChunk> {
+    fn chunks(&mut self, output: Output, so_far: Option<Usage>) -> Vec<ChatChunk> {
         let usage = self.envelope.chunk_usage(so_far);
         let index = output.choice;
         let mut chunks = Vec::with_capacity(3);

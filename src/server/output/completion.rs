@@ -48,7 +48,7 @@ impl Shape for CompletionShape {
         }
     }
 
-    fn chunks(&mut self, output: Output, so_far: Usage) -> Vec<CompletionChunk> {
+    fn chunks(&mut self, output: Output, so_far: Option<Usage>) -> Vec<CompletionChunk> {
         let mut chunks = Vec::with_capacity(2);
         if let Some(piece) = output.progress.piece {
             chunks.push(self.chunk(output.choice, piece, (None, so_far)));
@@ -65,7 +65,7 @@ impl Shape for CompletionShape {
 }
 
 impl CompletionShape {
-    fn chunk(&mut self, index: u32, piece: Piece, (finish_reason, so_far): (Option<FinishReason>, Usage)) -> CompletionChunk {
+    fn chunk(&mut self, index: u32, piece: Piece, (finish_reason, so_far): (Option<FinishReason>, Option<Usage>)) -> CompletionChunk {
         let first = self.begun.insert(index);
         let choice = CompletionChunkChoice {
             text: piece.text,

@@ -26,11 +26,11 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// `usage` of a chunk that is not the usage chunk, when so much was used: that, if it was asked for; null, if a usage chunk will come;
+    /// `usage` of a chunk that is not the usage chunk: what was used so far, if every chunk is to say it; null, if a usage chunk will come;
     /// else absent.
-    pub fn chunk_usage(&self, so_far: Usage) -> Option<Option<Usage>> {
-        let stream = self.plan.stream?;
-        if stream.continuous_usage { Some(Some(so_far)) } else { stream.include_usage.then_some(None) }
+    pub fn chunk_usage(&self, so_far: Option<Usage>) -> Option<Option<Usage>> {
+        let usage_chunk_comes = self.plan.stream.is_some_and(|stream| stream.include_usage);
+        (so_far.is_some() || usage_chunk_comes).then_some(so_far)
     }
 
     /// The tokens, if they were asked for.
@@ -43,9 +43,7 @@ impl Envelope {
         let prompt = self.plan.prompts.get((choice / self.plan.n.max(1)) as usize)?;
         self.plan.return_token_ids.then(|| prompt.tokens.to_vec())
     }
-}
 
-impl Envelope {
     /// Log-probabilities of the prompt, if they were asked for.
     pub fn prompt_logprobs(&self, scores: &[Option<TokenLogprobs>]) -> Option<PromptLogprobs> {
         self.plan.prompt_logprobs?;
@@ -54,8 +52,7 @@ impl Envelope {
 
     fn ranked(&self, entry: &TokenLogprobs) -> BTreeMap<String, PromptLogprob> {
         let written = |token: &TokenLogprob, rank| {
-            let written =
-                PromptLogprob { logprob: finite(token.logprob), rank: Some(rank), decoded_token: self.token_text.lossy(token.token) };
+            let written = PromptLogprob { logprob: finite(token.logprob), rank, decoded_token: self.token_text.lossy(token.token) };
             (token.token.to_string(), written)
         };
         let top = (1..).zip(&entry.top).map(|(rank, token)| written(token, rank));
@@ -76,8 +73,8 @@ pub trait Shape: Send + Sync + 'static {
     /// The whole answer.
     fn whole(&self, choices: Vec<Collected>, usage: Usage) -> Self::Whole;
 
-    /// The chunks for one output, in order, after which `so_far` was used.
-    fn chunks(&mut self, output: Output, so_far: Usage) -> Vec<Self::Chunk>;
+    /// The chunks for one output, in order; with what was used so far, if every chunk is to say it.
+    fn chunks(&mut self, output: Output, so_far: Option<Usage>) -> Vec<Self::Chunk>;
 
     /// The chunk with the usage, after all others.
     fn usage_chunk(&self, usage: Usage) -> Self::Chunk;

@@ -31,7 +31,7 @@ pub async fn respond<S: Shape>(mut driver: Driver, shape: S, mode: StreamMode, k
         Ok(None) => First::End,
         Err(_) => First::Ping,
     };
-    let events = Events { driver: Some(driver), first: Some(first), shape, include_usage: mode.include_usage, keep_alive };
+    let events = Events { driver: Some(driver), first: Some(first), shape, mode, keep_alive };
     let frames = futures_util::stream::unfold(events, |mut events| async move {
         let frame = events.next_frame().await?;
         Some((Ok::<_, Infallible>(frame), events))
@@ -59,7 +59,7 @@ struct Events<S> {
     driver: Option<Driver>,
     first: Option<First>,
     shape: S,
-    include_usage: bool,
+    mode: StreamMode,
     keep_alive: Duration,
 }
 
@@ -77,7 +77,10 @@ impl<S: Shape> Events<S> {
             let Ok(output) = output else { return Some(Bytes::from_static(PING)) };
             let mut frame = Vec::new();
             match output {
-                Some(Ok(output)) => self.shape.chunks(output, driver.usage()).iter().for_each(|chunk| event(&mut frame, chunk)),
+                Some(Ok(output)) => {
+                    let so_far = self.mode.continuous_usage.then(|| driver.usage());
+                    self.shape.chunks(output, so_far).iter().for_each(|chunk| event(&mut frame, chunk));
+                }
                 Some(Err(error)) => {
                     driver.failed(&error);
                     self.end(&mut frame, Some(&error));
@@ -94,7 +97,7 @@ impl<S: Shape> Events<S> {
         let driver = self.driver.take();
         match (error, driver) {
             (Some(error), _) => event(frame, &error.body()),
-            (None, Some(driver)) if self.include_usage => event(frame, &self.shape.usage_chunk(driver.usage())),
+            (None, Some(driver)) if self.mode.include_usage => event(frame, &self.shape.usage_chunk(driver.usage())),
             (None, _) => {}
         }
         frame.extend_from_slice(DONE);

@@ -42,7 +42,7 @@ impl Completion {
         let logprobs = range::integer("logprobs", request.logprobs, 0..=MAX_LOGPROBS)?;
         let parameters = shared::resolve(shared, bounds)?;
         let best_of = best_of(&request, &parameters, bounds.max_choices)?;
-        let sources = sources(request.prompt, bounds)?;
+        let sources = sources(request.prompt, request.add_special_tokens.unwrap_or(true), bounds)?;
         Ok(Self { parameters, sources, max_tokens, logprobs, best_of, echo })
     }
 }
@@ -68,11 +68,12 @@ fn best_of(request: &CompletionRequest, shared: &Parameters, max_choices: usize)
     Ok(best_of)
 }
 
-fn sources(prompt: Option<Prompt>, bounds: &Bounds<'_>) -> Result<Vec<Source>, ApiError> {
+fn sources(prompt: Option<Prompt>, add_special_tokens: bool, bounds: &Bounds<'_>) -> Result<Vec<Source>, ApiError> {
+    let text_source = |text| Source::Text { text, add_special_tokens };
     let sources: Vec<Source> = match prompt {
         None => return Err(ApiError::Missing { param: "prompt".to_owned() }),
-        Some(Prompt::Text(text)) => vec![Source::Text(text)],
-        Some(Prompt::Texts(texts)) => texts.into_iter().map(Source::Text).collect(),
+        Some(Prompt::Text(text)) => vec![text_source(text)],
+        Some(Prompt::Texts(texts)) => texts.into_iter().map(text_source).collect(),
         Some(Prompt::Tokens(ids)) => vec![Source::Tokens(tokens::ids("prompt", &ids, bounds.vocab_size)?)],
         Some(Prompt::TokenLists(lists)) => {
             let list = |(i, ids): (usize, &Vec<i64>)| tokens::ids(format!("prompt[{i}]"), ids, bounds.vocab_size).map(Source::Tokens);
@@ -85,7 +86,7 @@ fn sources(prompt: Option<Prompt>, bounds: &Bounds<'_>) -> Result<Vec<Source>, A
             return Err(ApiError::invalid(param, "must not be empty"));
         }
     }
-    if !bounds.has_tokenizer && sources.iter().any(|s| matches!(s, Source::Text(_))) {
+    if !bounds.has_tokenizer && sources.iter().any(|s| matches!(s, Source::Text { .. })) {
         return Err(ApiError::invalid("prompt", "must be token ids: this server runs without a tokenizer"));
     }
     Ok(sources)

@@ -20,7 +20,12 @@ const MESSAGE_BYTES: usize = 64;
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A text.
-    Text(String),
+    Text {
+        /// The text.
+        text: String,
+        /// Whether it begins with the token that begins every prompt.
+        add_special_tokens: bool,
+    },
     /// Token ids, left as they are.
     Tokens(Vec<TokenId>),
     /// A conversation.
@@ -54,7 +59,7 @@ impl Source {
     /// Whether there is nothing to continue.
     pub fn is_empty(&self) -> bool {
         match self {
-            Self::Text(text) => text.is_empty(),
+            Self::Text { text, .. } => text.is_empty(),
             Self::Tokens(ids) => ids.is_empty(),
             Self::Chat(conversation) => conversation.messages.is_empty(),
         }
@@ -63,10 +68,11 @@ impl Source {
     /// How long encoding takes, in bytes of text.
     fn cost(&self) -> usize {
         match self {
-            Self::Text(text) => text.len(),
+            Self::Text { text, .. } => text.len(),
             Self::Tokens(_) => 0,
-            Self::Chat(Conversation { messages, .. }) => {
-                messages.iter().map(|m| m.content.len() + m.name.as_deref().map_or(0, str::len) + MESSAGE_BYTES).sum()
+            Self::Chat(Conversation { messages, variables, .. }) => {
+                let message = |m: &ChatMessage| m.content.len() + m.name.as_deref().map_or(0, str::len) + MESSAGE_BYTES;
+                messages.iter().map(message).sum::<usize>() + variables.values().map(cost_of_variable).sum::<usize>()
             }
         }
     }
@@ -74,6 +80,17 @@ impl Source {
     fn param(&self) -> &'static str {
         if matches!(self, Self::Chat(_)) { "messages" } else { "prompt" }
     }
+}
+
+/// What a variable of a template costs: it may write all of its text, or go through all of its values.
+fn cost_of_variable(value: &Value) -> usize {
+    let inner: usize = match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(cost_of_variable).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + cost_of_variable(value)).sum(),
+        _ => 0,
+    };
+    inner + size_of::<Value>()
 }
 
 /// A prompt in token ids.
@@ -155,9 +172,9 @@ fn encode_one(codec: Option<&Codec>, source: Source, is_cut: bool) -> Result<Enc
     let param = source.param();
     let (tokens, text) = match (source, codec) {
         (Source::Tokens(ids), _) => (ids, None),
-        (Source::Text(text), Some(codec)) => (codec.encode_text(&text, is_cut)?, Some(text)),
+        (Source::Text { text, add_special_tokens }, Some(codec)) => (codec.encode_text(&text, add_special_tokens, is_cut)?, Some(text)),
         (Source::Chat(conversation), Some(codec)) => (codec.encode_chat(conversation, is_cut)?, None),
-        (Source::Text(_) | Source::Chat(_), None) => return Err(ApiError::unsupported(param, "it runs without a tokenizer")),
+        (Source::Text { .. } | Source::Chat(_), None) => return Err(ApiError::unsupported(param, "it runs without a tokenizer")),
     };
     if tokens.is_empty() {
         return Err(ApiError::invalid(param, "has no tokens"));
@@ -166,11 +183,11 @@ fn encode_one(codec: Option<&Codec>, source: Source, is_cut: bool) -> Result<Enc
 }
 
 impl Codec {
-    fn encode_text(&self, text: &str, is_cut: bool) -> Result<Vec<TokenId>, ApiError> {
+    fn encode_text(&self, text: &str, add_special_tokens: bool, is_cut: bool) -> Result<Vec<TokenId>, ApiError> {
         if !is_cut {
             self.check_length("prompt", text.len())?;
         }
-        self.tokenizer.encode_prompt(text).map_err(|e| not_encodable("prompt", &e))
+        self.tokenizer.encode(text, add_special_tokens).map_err(|e| not_encodable("prompt", &e))
     }
 
     fn encode_chat(&self, conversation: Conversation, is_cut: bool) -> Result<Vec<TokenId>, ApiError> {
@@ -211,6 +228,7 @@ fn template_error(error: &TemplateError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn empty_messages_cost_too() {
@@ -218,6 +236,8 @@ mod tests {
         let chat = |count| Source::Chat(Conversation { messages: vec![message.clone(); count], ..Conversation::default() });
         assert_eq!(chat(3).cost(), 3 * 66);
         assert!(chat(50_000).cost() > INLINE_BYTES);
-        assert_eq!(Source::Text("abc".into()).cost(), 3);
+        assert_eq!(Source::Text { text: "abc".into(), add_special_tokens: true }.cost(), 3);
+        let variables = Map::from_iter([("list".to_owned(), json!([{"key": "v".repeat(INLINE_BYTES)}]))]);
+        assert!(Source::Chat(Conversation { variables, ..Conversation::default() }).cost() > INLINE_BYTES);
     }
 }

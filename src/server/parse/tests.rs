@@ -21,7 +21,9 @@ fn parse(object: Map<String, Value>) -> Result<Assembled, ApiError> {
     let completion = Completion::parse(decode(object)?, &bounds)?;
     check_choices((completion.parameters.n, completion.best_of), completion.sources.len(), &bounds)?;
     let encoded = completion.sources.into_iter().map(|source| match source {
-        Source::Text(text) => Encoded { tokens: text.bytes().map(|b| u32::from(b) % 100).collect(), text: Some(text), param: "prompt" },
+        Source::Text { text, .. } => {
+            Encoded { tokens: text.bytes().map(|b| u32::from(b) % 100).collect(), text: Some(text), param: "prompt" }
+        }
         Source::Tokens(ids) => Encoded { tokens: ids.into(), text: None, param: "prompt" },
         Source::Chat(_) => unreachable!(),
     });

@@ -2,7 +2,7 @@
 
 use super::generate::{self, Arrival, Checked};
 use crate::api::chat::{ChatChunk, ChatRequest, ChatResponse};
-use crate::api::error::ErrorBody;
+use crate::api::error::{BodyErrors, ErrorBody};
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::output::chat::ChatShape;
@@ -25,14 +25,7 @@ use std::sync::Arc;
         (status = 200, description = "The answers. With `stream`, server-sent events, each a chunk, the last `[DONE]`.", content(
             (ChatResponse = "application/json"), (ChatChunk = "text/event-stream")
         )),
-        (status = 400, description = "The request is wrong; the error names the parameter.", body = ErrorBody),
-        (status = 401, description = "No API key, or a wrong one.", body = ErrorBody),
-        (status = 404, description = "No such model.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is too large.", body = ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
-        (status = 500, description = "The server failed.", body = ErrorBody),
-        (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+        BodyErrors,
         (status = 504, description = "The request took longer than it was to take.", body = ErrorBody),
     )
 )]

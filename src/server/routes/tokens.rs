@@ -1,7 +1,7 @@
 //! `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info`.
 
 use super::generate::read;
-use crate::api::error::ErrorBody;
+use crate::api::error::{BodyErrors, ErrorBody};
 use crate::api::tokens::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo};
 use crate::generation::TokenId;
 use crate::server::App;
@@ -24,14 +24,7 @@ use std::sync::Arc;
     request_body(content = TokenizeRequest, content_type = "application/json"),
     responses(
         (status = 200, description = "The tokens.", body = TokenizeResponse),
-        (status = 400, description = "The request is wrong; the error names the parameter.", body = ErrorBody),
-        (status = 401, description = "No API key, or a wrong one.", body = ErrorBody),
-        (status = 404, description = "No such model.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is too large.", body = ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
-        (status = 500, description = "The server failed.", body = ErrorBody),
-        (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+        BodyErrors,
     )
 )]
 pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Json<TokenizeResponse>, ApiError> {
@@ -53,13 +46,14 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
         }
         (None, None) => return Err(ApiError::Missing { param: "prompt".to_owned() }),
     };
-    let spelled = || tokens.iter().map(|&token| tokenizer.token_piece(token).unwrap_or_default()).collect();
-    Ok(Json(TokenizeResponse {
-        count: tokens.len() as u64,
-        max_model_len: app.state.model.max_model_len as u64,
-        token_strs: request.return_token_strs.unwrap_or(false).then(spelled),
-        tokens,
-    }))
+    let is_long = tokens.len() > INLINE_TOKENS;
+    let (tokenizer, is_wanted) = (tokenizer.clone(), request.return_token_strs.unwrap_or(false));
+    let spell = move || {
+        let spelled = is_wanted.then(|| tokens.iter().map(|&token| tokenizer.token_piece(token).unwrap_or_default()).collect());
+        Ok((tokens, spelled))
+    };
+    let (tokens, token_strs) = app.offload.run_if(is_wanted && is_long, spell).await?;
+    Ok(Json(TokenizeResponse { count: tokens.len() as u64, max_model_len: app.state.model.max_model_len as u64, token_strs, tokens }))
 }
 
 /// Decodes tokens to a text.
@@ -71,14 +65,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
     request_body(content = DetokenizeRequest, content_type = "application/json"),
     responses(
         (status = 200, description = "The text.", body = DetokenizeResponse),
-        (status = 400, description = "The request is wrong; the error names the parameter.", body = ErrorBody),
-        (status = 401, description = "No API key, or a wrong one.", body = ErrorBody),
-        (status = 404, description = "No such model.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is too large.", body = ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
-        (status = 500, description = "The server failed.", body = ErrorBody),
-        (status = 503, description = "Overloaded or shutting down; see `Retry-After`.", body = ErrorBody),
+        BodyErrors,
     )
 )]
 pub async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Json<DetokenizeResponse>, ApiError> {

@@ -117,6 +117,18 @@ async fn prompts_are_cut_on_request_alone() {
 }
 
 #[tokio::test]
+async fn a_prompt_may_go_without_the_token_that_begins_prompts() {
+    let server = Setup::new().start();
+    let ids = async |more: Value| {
+        let body = with(&json!({"prompt": "Once upon", "max_tokens": 1, "return_token_ids": true}), more);
+        server.complete(&body).await.json()["choices"][0]["prompt_token_ids"].clone()
+    };
+    let all = tokenizer().encode_prompt("Once upon").unwrap();
+    assert_eq!(ids(json!({"add_special_tokens": true})).await, json!(all));
+    assert_eq!(ids(json!({"add_special_tokens": false})).await, json!(all[1..]), "false is not the default, so it is not passed over");
+}
+
+#[tokio::test]
 async fn salts_and_keys_part_the_prefix_cache() {
     let engine = EngineConfig { enable_prefix_caching: true, ..Setup::new().engine };
     let options = ServerOptions { api_keys: vec!["one".into(), "two".into()], ..ServerOptions::default() };
