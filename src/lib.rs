@@ -5,6 +5,7 @@
 pub mod generation;
 
 pub mod api;
+pub mod grammar;
 pub mod server;
 pub mod tokenizer;
 

@@ -3,6 +3,7 @@
 #   Debian packages   compiler, Python with venv, Node with npm, curl, shellcheck (as root or through sudo)
 #   target/tools      promtool, taken out of Debian's prometheus package: nothing is started on the machine
 #   target/venv       Python packages of tests/clients/python/requirements.txt
+#   target/venv-openai2   those of tests/clients/python/openai2/requirements.txt: clients that need version 2 of the openai package
 #   tests/clients/node/node_modules   the packages of package-lock.json
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,14 +54,17 @@ if [ ! -x target/tools/promtool ] && ! has promtool; then
     mv "$folder/unpacked/usr/bin/promtool" target/tools/
 fi
 
-stamp=target/venv/.installed
-requirements=tests/clients/python/requirements.txt
-if ! cmp -s "$requirements" "$stamp"; then
-    echo "installing Python packages"
-    python3 -m venv --clear target/venv
-    target/venv/bin/pip install --quiet --disable-pip-version-check --requirement "$requirements"
-    cp "$requirements" "$stamp"
-fi
+install_python() {
+    local folder=$1 requirements=$2
+    if ! cmp -s "$requirements" "$folder/.installed"; then
+        echo "installing Python packages into $folder"
+        python3 -m venv --clear "$folder"
+        "$folder/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+        cp "$requirements" "$folder/.installed"
+    fi
+}
+install_python target/venv tests/clients/python/requirements.txt
+install_python target/venv-openai2 tests/clients/python/openai2/requirements.txt
 
 lock=tests/clients/node/package-lock.json
 stamp=tests/clients/node/node_modules/.installed

@@ -65,6 +65,10 @@ fn requests() -> Vec<GenerationRequest> {
             seed: 42,
             ..SamplingParams::greedy()
         },
+        constraint: None,
+        logprob_tokens: Arc::from([]),
+        reports_prefill: false,
+        priority: 0,
         stop: StopCriteria::length(40),
         logprobs: Some(3),
         prompt_logprobs: (i % 4 == 3).then_some(2),
@@ -85,7 +89,7 @@ async fn run(server: &Server, requests: Vec<GenerationRequest>) -> Vec<Answer> {
         let mut answer = Answer { tokens: Vec::new(), logprobs: Vec::new(), usage: Usage::default() };
         while let Some(event) = stream.recv().await {
             match event {
-                GenerationEvent::Scheduled { .. } => {}
+                GenerationEvent::Scheduled { .. } | GenerationEvent::Prefill { .. } => {}
                 GenerationEvent::PromptLogprobs(list) => list.iter().flatten().for_each(|l| add_bits(l, &mut answer.logprobs)),
                 GenerationEvent::Token { token, logprobs } => {
                     answer.tokens.push(token);

@@ -2,7 +2,7 @@
 # Installs what the tests need and runs every test. Ends with the time each step took.
 #   tests/run.sh                 all steps
 #   tests/run.sh python node     these steps alone
-# Steps: install fmt clippy doc scripts fixtures rust build python node checkpoint
+# Steps: install fmt clippy doc scripts fixtures rust build python openai2 node checkpoint
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,6 +54,13 @@ step_python() {
     target/venv/bin/pytest -p no:cacheprovider --quiet --durations 5 tests/clients/python
 }
 
+# The OpenAI SDK's version 2 and clients that need it.
+step_openai2() {
+    local tests=tests/clients/python
+    target/venv-openai2/bin/pytest -p no:cacheprovider --quiet --durations 5 \
+        "$tests/openai2" "$tests/test_openai_sdk.py" "$tests/test_openai_async.py" "$tests/test_tokens.py"
+}
+
 step_node() {
     (cd tests/clients/node && node --test)
 }
@@ -62,7 +69,7 @@ step_checkpoint() {
     tests/checkpoint_270m.sh
 }
 
-all=(install fmt clippy doc scripts fixtures rust build python node checkpoint)
+all=(install fmt clippy doc scripts fixtures rust build python openai2 node checkpoint)
 steps=("$@")
 [ "${#steps[@]}" -gt 0 ] || steps=("${all[@]}")
 

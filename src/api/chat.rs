@@ -1,9 +1,10 @@
 //! `POST /v1/chat/completions`.
 
-use super::common::{FinishReason, ObjectKind, PromptLogprob, PromptLogprobs, Usage};
+use super::common::{FinishReason, ObjectKind, PromptLogprob, PromptLogprobs, PromptProgress, Usage};
 use super::input::MessageContent;
 use super::number::integer;
 use super::shared::{request, shared_fields};
+use super::tools::{PastCall, Tool, ToolCall, ToolCallDelta, ToolChoice};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -32,6 +33,10 @@ shared_fields!(request {
         #[serde(default, deserialize_with = "integer")]
         #[schema(minimum = 1)]
         pub max_completion_tokens: Option<i64>,
+        /// What the model may call, at most 128.
+        pub tools: Option<Vec<Tool>>,
+        /// Whether it does. Default: `auto` if there are tools.
+        pub tool_choice: Option<ToolChoice>,
         /// Log-probabilities of each token.
         #[schema(default = false)]
         pub logprobs: Option<bool>,
@@ -49,26 +54,27 @@ pub struct ChatMessage {
     /// Who speaks.
     #[schema(required = true, nullable = false, value_type = Role)]
     pub role: Option<String>,
-    /// What is said.
-    #[schema(required = true, nullable = false)]
+    /// What is said. May be null in a message of the assistant that calls tools.
+    #[schema(required = true)]
     pub content: Option<MessageContent>,
     /// The speaker's name, for templates that use it.
     pub name: Option<String>,
     /// Null in answers; accepted back as null.
     #[schema(ignore)]
     pub refusal: Option<Value>,
+    /// What SDKs add to answers that they parsed; without effect.
+    #[schema(ignore)]
+    pub parsed: Option<Value>,
     /// Not implemented: refused by name unless null.
     #[schema(ignore)]
     pub audio: Option<Value>,
     /// Not implemented: refused by name unless null or empty.
     #[schema(ignore)]
     pub annotations: Option<Value>,
-    /// Not implemented: refused by name unless null or empty.
-    #[schema(ignore)]
-    pub tool_calls: Option<Value>,
-    /// Not implemented: refused by name unless null.
-    #[schema(ignore)]
-    pub tool_call_id: Option<Value>,
+    /// What the assistant called.
+    pub tool_calls: Option<Vec<PastCall>>,
+    /// Which call a tool answers.
+    pub tool_call_id: Option<String>,
     /// Not implemented: refused by name unless null.
     #[schema(ignore)]
     pub function_call: Option<Value>,
@@ -86,11 +92,13 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A tool that was called.
+    Tool,
 }
 
 impl Role {
     /// All of them, as they are written.
-    pub const NAMES: [&'static str; 4] = ["system", "developer", "user", "assistant"];
+    pub const NAMES: [&'static str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
     /// The name that chat templates know.
     pub fn template_name(self) -> &'static str {
@@ -98,6 +106,7 @@ impl Role {
             Self::System | Self::Developer => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 
@@ -108,6 +117,7 @@ impl Role {
             "developer" => Some(Self::Developer),
             "user" => Some(Self::User),
             "assistant" => Some(Self::Assistant),
+            "tool" => Some(Self::Tool),
             _ => None,
         }
     }
@@ -161,11 +171,15 @@ pub struct ChatChoice {
 pub struct AssistantMessage {
     /// Always `assistant`.
     pub role: Role,
-    /// The text.
-    pub content: String,
+    /// The text; null if there are only calls.
+    #[schema(required = true)]
+    pub content: Option<String>,
     /// Always null.
     #[schema(required = true)]
     pub refusal: Option<String>,
+    /// What the model calls; absent if nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
 }
 
 /// Log-probabilities in the shape of the chat API.
@@ -224,6 +238,9 @@ pub struct ChatChunk {
     /// Ids of the prompt's tokens, in the first chunk, with `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
+    /// With `return_progress`, while the prompt is computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_progress: Option<PromptProgress>,
 }
 
 /// A piece of one choice.
@@ -253,4 +270,7 @@ pub struct ChatDelta {
     /// More text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of what the model calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
 }

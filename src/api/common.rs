@@ -54,6 +54,19 @@ pub struct PromptTokensDetails {
     pub cached_tokens: u64,
 }
 
+/// How far a prompt is computed, as llama.cpp writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromptProgress {
+    /// Tokens of the prompt.
+    pub total: u64,
+    /// Of these, found in the prefix cache.
+    pub cache: u64,
+    /// Of these, computed, those of the cache included.
+    pub processed: u64,
+    /// Milliseconds since the request came.
+    pub time_ms: u64,
+}
+
 /// The log-probability of a token at a place in a prompt, as vLLM writes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PromptLogprob {
@@ -76,6 +89,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
+    /// The model calls tools.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -84,6 +99,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use super::common::{FinishReason, ObjectKind, PromptLogprob, PromptLogprobs, Usage};
+use super::common::{FinishReason, ObjectKind, PromptLogprob, PromptLogprobs, PromptProgress, Usage};
 use super::input::Prompt;
 use super::number::integer;
 use super::shared::{request, shared_fields};
@@ -114,6 +114,9 @@ pub struct CompletionChunk {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
+    /// With `return_progress`, while the prompt is computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_progress: Option<PromptProgress>,
 }
 
 /// A piece of one choice.

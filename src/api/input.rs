@@ -3,15 +3,15 @@
 //! They are decoded by hand, so that an error names the element and what was expected instead of "no variant matched".
 
 use super::number::integral;
+use super::schemas;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The prompt of a completion: one text, several texts, the token ids of one prompt, or those of several.
-#[derive(Clone, Debug, PartialEq, ToSchema)]
-#[schema(example = "Once upon a time")]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
     /// One text.
     Text(String),
@@ -72,8 +72,7 @@ fn as_integer(value: &Value) -> Option<i64> {
 }
 
 /// One stop string or several.
-#[derive(Clone, Debug, PartialEq, ToSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Stop {
     /// One.
     One(String),
@@ -108,8 +107,7 @@ impl Stop {
 }
 
 /// Content of a message: a text, or parts.
-#[derive(Clone, Debug, PartialEq, ToSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum MessageContent {
     /// A text.
     Text(String),
@@ -134,27 +132,36 @@ impl<'de> Deserialize<'de> for MessageContent {
 }
 
 /// One part of a message's content. Only `{"type": "text", "text": …}` is understood.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct ContentPart {
     /// The kind of part.
     #[serde(rename = "type")]
-    #[schema(value_type = TextPartType)]
     pub kind: String,
     /// The text.
-    #[schema(required = true, nullable = false)]
     pub text: Option<String>,
     /// Everything else the client wrote: what other kinds of parts carry, and unknown keys, which are refused by name.
     #[serde(flatten)]
-    #[schema(ignore)]
     pub other: Map<String, Value>,
 }
 
-/// The only kind of content part that is understood.
-#[derive(Clone, Copy, Debug, ToSchema)]
-#[schema(rename_all = "snake_case")]
-pub enum TextPartType {
-    /// A text.
-    Text,
+/// The schemas that [`schemas`] writes, for these types.
+macro_rules! schema_of {
+    ($($type:ty: $schema:path,)*) => {
+        $(
+            impl PartialSchema for $type {
+                fn schema() -> RefOr<Schema> {
+                    $schema()
+                }
+            }
+            impl ToSchema for $type {}
+        )*
+    };
+}
+
+schema_of! {
+    Prompt: schemas::prompt,
+    Stop: schemas::stop,
+    MessageContent: schemas::message_content,
 }
 
 /// The JSON type of a value, with an article, for error messages.

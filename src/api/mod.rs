@@ -10,11 +10,15 @@ pub mod chat;
 pub mod common;
 pub mod completion;
 pub mod error;
+pub mod format;
 pub mod input;
 pub mod models;
 pub mod number;
+pub mod render;
+mod schemas;
 pub mod shared;
 pub mod tokens;
+pub mod tools;
 
 #[cfg(test)]
 mod tests;

@@ -40,10 +40,10 @@ pub fn float<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, 
 
 /// The integer that `value` stands for, if it is one and fits.
 pub(crate) fn integral(value: f64) -> Option<i64> {
-    // 2^63 is the first f64 that an i64 cannot hold; -2^63 it can.
+    // 2^63 is the first f64 that an i64 cannot hold. -2^63 it can, but smaller integers are read as that, too.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     #[allow(clippy::cast_possible_truncation)] // checked to be integral and in range
-    (value.fract() == 0.0 && (-LIMIT..LIMIT).contains(&value)).then_some(value as i64)
+    (value.fract() == 0.0 && value > -LIMIT && value < LIMIT).then_some(value as i64)
 }
 
 struct IntegerVisitor;

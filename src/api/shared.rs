@@ -53,7 +53,7 @@ macro_rules! shared_fields {
             #[schema(minimum = 0.01, maximum = 100)]
             repetition_penalty: Option<f64>,
             /// Added to the logits, by token id, each in -100..=100.
-            #[schema(value_type = Option<std::collections::BTreeMap<String, f64>>)]
+            #[schema(schema_with = crate::api::schemas::logit_bias)]
             logit_bias: Option<crate::api::common::LogitBias>,
             /// Go on after an end-of-sequence token.
             #[schema(default = false)]
@@ -64,18 +64,40 @@ macro_rules! shared_fields {
             min_tokens: Option<i64>,
             /// Tokens that end a choice; they are not part of the text. At most 1024.
             #[serde(default, deserialize_with = "crate::api::number::integers")]
+            #[schema(value_type = Option<Vec<u32>>)]
             stop_token_ids: Option<Vec<i64>>,
             /// Keep the stop string at the end of the text.
             #[schema(default = false)]
             include_stop_str_in_output: Option<bool>,
             /// Words that are not generated, at most 64: the last token of one is masked after the others.
+            #[schema(schema_with = crate::api::schemas::bad_words)]
             bad_words: Option<Vec<String>>,
             /// Only these tokens are generated.
             #[serde(default, deserialize_with = "crate::api::number::integers")]
+            #[schema(value_type = Option<Vec<u32>>, min_items = 1)]
             allowed_token_ids: Option<Vec<i64>>,
             /// Leave special tokens out of the text.
             #[schema(default = true)]
             skip_special_tokens: Option<bool>,
+            /// What the answer must look like.
+            response_format: Option<crate::api::format::ResponseFormat>,
+            /// What the answer must look like; not with `response_format`.
+            structured_outputs: Option<crate::api::format::StructuredOutputs>,
+            /// With log-probabilities: list these tokens, at most 128, in place of the likeliest ones.
+            #[serde(default, deserialize_with = "crate::api::number::integers")]
+            #[schema(value_type = Option<Vec<u32>>, max_items = 128)]
+            logprob_token_ids: Option<Vec<i64>>,
+            /// Who goes first when some must wait: lower ones do. A unit counts as ten seconds of waiting, so that nobody waits for ever.
+            #[serde(default, deserialize_with = "crate::api::number::integer")]
+            #[schema(minimum = -100, maximum = 100, default = 0)]
+            priority: Option<i64>,
+            /// Tokens between two chunks of a choice; the first one comes at once. Only with `stream`.
+            #[serde(default, deserialize_with = "crate::api::number::integer")]
+            #[schema(minimum = 1, default = 1)]
+            stream_interval: Option<i64>,
+            /// Tell in `prompt_progress` of chunks how far the prompt is computed. Only with `stream`.
+            #[schema(default = false)]
+            return_progress: Option<bool>,
             /// Accepted, without effect: special tokens have no spaces between them.
             spaces_between_special_tokens: Option<bool>,
             /// Write tokens of log-probabilities as `token_id:7`.
@@ -89,6 +111,7 @@ macro_rules! shared_fields {
             #[schema(value_type = Option<crate::api::common::Side>, default = "left")]
             truncation_side: Option<String>,
             /// Only requests with the same salt (and API key) share the prefix cache.
+            #[schema(min_length = 1, max_length = 1024)]
             cache_salt: Option<String>,
             /// Milliseconds after which the request ends with an error. The header `Request-Timeout-Ms` says the same; the shorter counts.
             #[serde(default, deserialize_with = "crate::api::number::integer")]
@@ -102,6 +125,7 @@ macro_rules! shared_fields {
             #[schema(default = false)]
             return_token_ids: Option<bool>,
             /// `auto` or `default`; without effect.
+            #[schema(schema_with = crate::api::schemas::service_tier)]
             service_tier: Option<String>,
             /// Accepted, without effect.
             user: Option<String>,
@@ -114,7 +138,8 @@ macro_rules! shared_fields {
             /// Accepted, without effect.
             #[schema(value_type = Option<Object>)]
             metadata: Option<crate::api::common::Metadata>,
-            /// Accepted, without effect.
+            /// Whether a message may have several tool calls. Without effect where there are no tools.
+            #[schema(default = true)]
             parallel_tool_calls: Option<bool>,
         }
     };

@@ -2,6 +2,7 @@
 
 use super::chat::ChatMessage;
 use super::number::integers;
+use super::tools::Tool;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -16,6 +17,7 @@ pub struct TokenizeRequest {
     /// A text.
     pub prompt: Option<String>,
     /// A conversation, which the chat template renders.
+    #[schema(min_items = 1)]
     pub messages: Option<Vec<ChatMessage>>,
     /// End a conversation with the beginning of the assistant's next message.
     #[schema(default = true)]
@@ -23,6 +25,8 @@ pub struct TokenizeRequest {
     /// End a conversation within its last message; only with `add_generation_prompt: false`.
     #[schema(default = false)]
     pub continue_final_message: Option<bool>,
+    /// Tools that the conversation may call.
+    pub tools: Option<Vec<Tool>>,
     /// Further variables of the chat template.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
@@ -57,7 +61,7 @@ pub struct DetokenizeRequest {
     pub model: Option<String>,
     /// Ids.
     #[serde(default, deserialize_with = "integers")]
-    #[schema(required = true, nullable = false)]
+    #[schema(required = true, nullable = false, value_type = Vec<u32>)]
     pub tokens: Option<Vec<i64>>,
 }
 

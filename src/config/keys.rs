@@ -92,6 +92,8 @@ keys! {
     API_KEY: SERVER_GROUP "api-key" Secrets("KEY"), "",
         "Keys of which a request must bring one, separated by commas; a key that holds a comma goes into an array of the file. \
          Other users of the machine can read flags: prefer the variable or the file";
+    CORS_ALLOWED_ORIGIN: SERVER_GROUP "cors-allowed-origin" Many("ORIGIN"), "",
+        "Origins whose pages may read answers, such as https://example.com, separated by commas; * for all";
     MAX_BODY_BYTES: SERVER_GROUP "max-body-bytes" One("BYTES"), "4MiB",
         "Longest request body, also after decompression";
     HEADER_TIMEOUT: SERVER_GROUP "header-timeout" One("TIME"), "10s",

@@ -33,6 +33,8 @@ pub struct Config {
     pub port: u16,
     /// Keys of which a request must bring one; empty lets everyone in.
     pub api_keys: Vec<Secret>,
+    /// Origins whose pages may read answers, `*` for all; empty: none.
+    pub cors_allowed_origins: Vec<String>,
     /// Longest request body in bytes, also after decompression.
     pub max_body_bytes: u64,
     /// How long a client may take to send the head of a request.

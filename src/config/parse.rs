@@ -156,6 +156,13 @@ pub(super) fn text(text: &str) -> Result<String, Problem> {
     if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
+/// `*`, or scheme and host of a page.
+pub(super) fn origin(text: &str) -> Result<String, Problem> {
+    let host = text.split_once("://").map(|(_, host)| host);
+    let is_origin = host.is_some_and(|host| !host.is_empty() && !host.contains('/') && text.bytes().all(|byte| byte.is_ascii_graphic()));
+    if text == "*" || is_origin { Ok(text.to_owned()) } else { Err("must be * or like https://example.com, without a path".to_owned()) }
+}
+
 /// A path that is not empty.
 pub(super) fn path(value: &str) -> Result<PathBuf, Problem> {
     text(value).map(PathBuf::from)

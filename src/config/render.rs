@@ -38,6 +38,7 @@ impl Config {
             (keys::HOST, one(&self.host)),
             (keys::PORT, one(self.port)),
             (keys::API_KEY, Shown::Hidden(self.api_keys.len())),
+            (keys::CORS_ALLOWED_ORIGIN, Shown::Many(self.cors_allowed_origins.clone())),
             (keys::MAX_BODY_BYTES, one(show_bytes(self.max_body_bytes))),
             (keys::HEADER_TIMEOUT, one(show(self.header_timeout))),
             (keys::WRITE_TIMEOUT, one(show(self.write_timeout))),

@@ -84,6 +84,7 @@ impl Reader {
             host: self.one(&keys::HOST, parse::host),
             port: self.one(&keys::PORT, |text| parse::number(text, &(0..=u16::MAX))),
             api_keys: self.many(&keys::API_KEY, parse::secret),
+            cors_allowed_origins: self.many(&keys::CORS_ALLOWED_ORIGIN, parse::origin),
             max_body_bytes: self.one(&keys::MAX_BODY_BYTES, |text| parse::bytes(text, &(1024..=MOST_BODY_BYTES))),
             header_timeout: self.one(&keys::HEADER_TIMEOUT, parse::positive_duration),
             write_timeout: self.one(&keys::WRITE_TIMEOUT, parse::positive_duration),

@@ -56,6 +56,7 @@ fn other(key: &Key) -> &'static str {
         ("chat-template", _) => "zephyr",
         ("host", _) => "::1",
         ("api-key", _) => "sk-one,sk-two",
+        ("cors-allowed-origin", _) => "https://a.example,http://b.example:8080",
         ("dtype" | "kv-cache-dtype", _) => "float32",
         ("quantization", _) => "q4_0",
         ("cpu-kernels", _) => "portable",

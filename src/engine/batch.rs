@@ -58,7 +58,9 @@ fn slice<'a>(
         prompt: &request.prompt,
         output,
         forbidden,
+        mask: active.constraint.as_ref().and_then(|constraint| constraint.mask()),
         logprobs: request.logprobs,
+        logprob_tokens: &request.logprob_tokens,
     });
     let score = match request.prompt_logprobs {
         Some(top_n) if !planned.score_targets.is_empty() => Some(ScoreSpec { targets: &planned.score_targets, top_n }),

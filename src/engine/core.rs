@@ -5,15 +5,17 @@ use super::budget::StepBudget;
 use super::command::Submission;
 use super::observer::{Observer, Timeline};
 use super::shared::{Shared, Ticket};
-use super::stream::is_terminal;
-use crate::generation::{FailureKind, FinishReason, GenerationEvent, GenerationFailure, GenerationRequest, TokenId, TokenLogprobs, Usage};
+use super::stream::{MOST_PREFILL_REPORTS, is_terminal};
+use crate::generation::{
+    ConstraintState, FailureKind, FinishReason, GenerationEvent, GenerationFailure, GenerationRequest, TokenId, TokenLogprobs, Usage,
+};
 use crate::runner::{ModelRunner, RunnerError, SequenceOutput};
 use crate::sampling::{SampledToken, SamplingError};
 use crate::scheduler::{NewSequence, PlannedSequence, Scheduler, SchedulerEvent, SeqId, StepPlan, StepResult};
 use crate::telemetry::metrics::{Metrics, Outcome};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// Panics in a row after which the runner is given up.
@@ -29,6 +31,10 @@ pub(super) struct ActiveSequence {
     timeline: Timeline,
     /// Whether the entry for prompt token 0 was sent, which nothing predicts.
     prompt_logprobs_begun: bool,
+    /// How far it is in the form that its text must have.
+    pub constraint: Option<Box<dyn ConstraintState>>,
+    /// Tokens of the prompt that were reported as computed.
+    prefill_reported: usize,
     /// Of the token that the scheduler is about to report.
     logprobs: Option<TokenLogprobs>,
     /// Why the scheduler is about to report a failure.
@@ -55,6 +61,8 @@ pub(super) struct EngineCore {
     observer: Observer,
     shared: Arc<Shared>,
     consecutive_panics: u32,
+    /// Time that following the forms of texts took since the last step was computed.
+    mask_time: Duration,
 }
 
 impl EngineCore {
@@ -70,7 +78,16 @@ impl EngineCore {
             // What it computed before is not this engine's.
             profile.reset();
         }
-        Self { scheduler, runner, active: BTreeMap::new(), budget, observer, shared: Arc::clone(shared), consecutive_panics: 0 }
+        Self {
+            scheduler,
+            runner,
+            active: BTreeMap::new(),
+            budget,
+            observer,
+            shared: Arc::clone(shared),
+            consecutive_panics: 0,
+            mask_time: Duration::ZERO,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -101,6 +118,7 @@ impl EngineCore {
                 prompt: Arc::clone(&request.prompt),
                 stop: request.stop.clone(),
                 score_prompt: request.prompt_logprobs.is_some(),
+                priority: request.priority,
                 cache_salt: request.cache_salt,
                 deadline: deadline.map(|deadline| self.shared.since_origin(deadline)),
             };
@@ -164,9 +182,10 @@ impl EngineCore {
             let is_stuck = !self.scheduler.is_idle();
             return if is_stuck { StepOutcome::Fatal("nothing is planned for what waits".to_owned()) } else { StepOutcome::Continue };
         }
+        self.prepare_constraints(&plan);
         let outcome = batch::run(&mut *self.runner, &plan, &self.scheduler, &self.active);
         if let Some(profile) = self.runner.step_profile() {
-            self.observer.operations(profile);
+            self.observer.operations(profile, std::mem::take(&mut self.mask_time));
         }
         let ended = self.shared.clock.now();
         let duration = ended.saturating_duration_since(started);
@@ -181,7 +200,29 @@ impl EngineCore {
         };
         let events = self.scheduler.complete(&plan, &results);
         self.dispatch(events, ended);
+        self.report_prefill(&plan);
         step_outcome
+    }
+
+    /// Finds what may follow in each sequence whose text must have a form. One that cannot go on fails; the step is computed for the others.
+    fn prepare_constraints(&mut self, plan: &StepPlan) {
+        let started = self.shared.clock.now();
+        for planned in plan.sequences.iter().filter(|planned| planned.samples) {
+            let Some(active) = self.active.get_mut(&planned.id) else { continue };
+            if let Some(Err(detail)) = active.constraint.as_mut().map(|constraint| constraint.prepare()) {
+                active.fails(plan.step, failure_of(FailureKind::ConstraintFailed, detail));
+            }
+        }
+        self.mask_time += self.shared.clock.now().saturating_duration_since(started);
+    }
+
+    /// Tells those who asked how far their prompts are computed.
+    fn report_prefill(&mut self, plan: &StepPlan) {
+        for planned in plan.sequences.iter().filter(|planned| !planned.samples) {
+            if let Some(active) = self.active.get_mut(&planned.id) {
+                active.report_prefill(planned.start + planned.tokens.len());
+            }
+        }
     }
 
     /// What the plan itself means for sequences.
@@ -230,20 +271,26 @@ impl EngineCore {
 
     fn absorb_one(&mut self, step: u64, planned: &PlannedSequence, mut output: SequenceOutput) -> StepResult {
         let Some(active) = self.active.get_mut(&planned.id) else { return StepResult::Failed };
+        if active.failure.is_some() {
+            return StepResult::Failed;
+        }
         let scores = std::mem::take(&mut output.scores);
         match interpret(planned, &scores, output) {
             Ok(token) => {
                 active.send_prompt_logprobs(scores);
                 let Some(sampled) = token else { return StepResult::Computed };
                 active.logprobs = sampled.logprobs;
-                StepResult::Token(sampled.token)
+                let Some(constraint) = &mut active.constraint else { return StepResult::Token(sampled.token) };
+                let started = self.shared.clock.now();
+                let accepted = constraint.accept(sampled.token);
+                self.mask_time += self.shared.clock.now().saturating_duration_since(started);
+                match accepted {
+                    Ok(false) => StepResult::Token(sampled.token),
+                    Ok(true) => StepResult::LastToken(sampled.token),
+                    Err(detail) => active.fails(step, failure_of(FailureKind::ConstraintFailed, detail)),
+                }
             }
-            Err(failure) => {
-                let request_id = &*active.request.request_id;
-                tracing::error!(step, request_id, kind = ?failure.kind, detail = failure.detail, "sequence failed");
-                active.failure = Some(failure);
-                StepResult::Failed
-            }
+            Err(failure) => active.fails(step, failure),
         }
     }
 
@@ -273,6 +320,8 @@ impl EngineCore {
         let Some(active) = self.active.get_mut(&id) else { return };
         self.observer.token(&mut active.timeline, now);
         let logprobs = active.logprobs.take();
+        // What is computed again after a preemption is no news.
+        active.prefill_reported = usize::MAX;
         let sent = active.send(GenerationEvent::Token { token, logprobs });
         // A sequence whose last token this is ends with the next event; otherwise nobody needs its next one.
         if !sent && self.scheduler.sequence(id).is_some() {
@@ -285,9 +334,11 @@ impl EngineCore {
         let Some(active) = self.active.remove(&id) else { return };
         let outcome = match failure.kind {
             FailureKind::DeadlineExceeded | FailureKind::ShuttingDown => Outcome::Abort,
-            FailureKind::NonFiniteLogits | FailureKind::NothingAllowed | FailureKind::StepFailed | FailureKind::EngineDead => {
-                Outcome::Error
-            }
+            FailureKind::NonFiniteLogits
+            | FailureKind::NothingAllowed
+            | FailureKind::ConstraintFailed
+            | FailureKind::StepFailed
+            | FailureKind::EngineDead => Outcome::Error,
         };
         self.observer.ended(active.timeline, outcome);
         let _ = active.events.try_send(GenerationEvent::Failed(failure));
@@ -306,7 +357,32 @@ impl EngineCore {
 impl ActiveSequence {
     fn new(request: GenerationRequest, events: mpsc::Sender<GenerationEvent>, timeline: Timeline, ticket: Ticket) -> Self {
         let stop_tokens = request.stop.eos_token_ids.iter().chain(request.stop.stop_token_ids.iter()).copied().collect();
-        Self { request, stop_tokens, events, timeline, prompt_logprobs_begun: false, logprobs: None, failure: None, ticket }
+        let constraint = request.constraint.as_ref().map(|constraint| constraint.0.begin());
+        Self {
+            request,
+            stop_tokens,
+            events,
+            timeline,
+            prompt_logprobs_begun: false,
+            prefill_reported: 0,
+            constraint,
+            logprobs: None,
+            failure: None,
+            ticket,
+        }
+    }
+
+    /// Notes why the scheduler is about to report a failure.
+    fn fails(&mut self, step: u64, failure: GenerationFailure) -> StepResult {
+        let request_id = &*self.request.request_id;
+        // What a request asked for is not this server's failure.
+        if matches!(failure.kind, FailureKind::ConstraintFailed | FailureKind::NothingAllowed) {
+            tracing::info!(step, request_id, kind = ?failure.kind, detail = failure.detail, "sequence failed");
+        } else {
+            tracing::error!(step, request_id, kind = ?failure.kind, detail = failure.detail, "sequence failed");
+        }
+        self.failure = Some(failure);
+        StepResult::Failed
     }
 
     /// Sends an event that is not the last; false when nobody reads.
@@ -319,6 +395,15 @@ impl ActiveSequence {
                 tracing::error!(request_id = &*self.request.request_id, "more events than a sequence can have");
                 false
             }
+        }
+    }
+
+    /// Reports progress, if it was asked for and there is enough since the last report.
+    fn report_prefill(&mut self, computed: usize) {
+        let least = self.request.prompt.len().div_ceil(MOST_PREFILL_REPORTS);
+        if self.request.reports_prefill && computed >= self.prefill_reported.saturating_add(least) && computed < self.request.prompt.len() {
+            self.prefill_reported = computed;
+            let _ = self.send(GenerationEvent::Prefill { computed: computed as u32 });
         }
     }
 

@@ -57,6 +57,9 @@ use std::sync::mpsc::{Receiver, channel};
 #[derive(Debug)]
 pub struct Engine;
 
+/// Stack of the engine thread: following the form of a text may recurse as deeply as the form does.
+const STACK_BYTES: usize = 64 << 20;
+
 impl Engine {
     /// Starts the engine thread, which owns `runner` until the last handle and stream are gone.
     ///
@@ -79,7 +82,7 @@ impl Engine {
         let (handle, core, commands) = assemble(runner, config, metrics, clock)?;
         let shared = Arc::clone(&handle.shared);
         let body = move || thread::run(core, &commands, &shared);
-        std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(EngineError::Spawn)?;
+        std::thread::Builder::new().name("engine".to_owned()).stack_size(STACK_BYTES).spawn(body).map_err(EngineError::Spawn)?;
         Ok(handle)
     }
 }

@@ -33,6 +33,9 @@ struct Prompt {
     longest: u32,
 }
 
+/// What following the forms of texts is called among the operations of a step.
+const MASKS: &str = "masks";
+
 /// Records metrics; knows the groups of choices and the totals reported so far.
 #[derive(Debug)]
 pub(super) struct Observer {
@@ -45,7 +48,8 @@ pub(super) struct Observer {
 
 impl Observer {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        let operations = metrics.step_operations(&StepOp::ALL.map(StepOp::label));
+        let labels: Vec<&str> = StepOp::ALL.map(StepOp::label).into_iter().chain([MASKS]).collect();
+        let operations = metrics.step_operations(&labels);
         Self { metrics, operations, prompts: BTreeMap::new(), reported: SchedulerStats::default() }
     }
 
@@ -138,9 +142,9 @@ impl Observer {
         self.metrics.step(duration, tokens);
     }
 
-    /// Where the time of the last step went, also of one that failed; the profile begins anew.
-    pub(super) fn operations(&self, profile: &mut StepProfile) {
-        self.operations.add(StepOp::ALL.into_iter().map(|op| profile.time(op)));
+    /// Where the time of the last step went, and that of the masks before it, also of one that failed; the profile begins anew.
+    pub(super) fn operations(&self, profile: &mut StepProfile, masks: Duration) {
+        self.operations.add(StepOp::ALL.into_iter().map(|op| profile.time(op)).chain([masks]));
         profile.reset();
     }
 

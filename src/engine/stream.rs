@@ -75,9 +75,13 @@ fn engine_gone() -> GenerationEvent {
     GenerationEvent::Failed(GenerationFailure { kind: FailureKind::EngineDead, detail: "the engine thread ended".to_owned() })
 }
 
+/// Most reports of how far a prompt is computed.
+pub(super) const MOST_PREFILL_REPORTS: usize = 64;
+
 /// Most events a sequence can cause, so that the engine never waits: the first step, each token, each chunk of prompt log-probabilities (one
-/// token at least), and the end.
+/// token at least), reports of progress, and the end.
 pub(super) fn event_capacity(request: &GenerationRequest) -> usize {
     let prompt_events = if request.prompt_logprobs.is_some() { request.prompt.len() } else { 0 };
-    request.stop.max_tokens as usize + prompt_events + 2
+    let reports = if request.reports_prefill { MOST_PREFILL_REPORTS } else { 0 };
+    request.stop.max_tokens as usize + prompt_events + reports + 2
 }

@@ -13,6 +13,11 @@ pub enum GenerationEvent {
         /// Time since it was submitted.
         queue_time: Duration,
     },
+    /// So many tokens of the prompt are computed, and more are to come. Only when it was asked; so many at most that it shows progress.
+    Prefill {
+        /// Leading tokens that are computed, those of the prefix cache included.
+        computed: u32,
+    },
     /// Log-probabilities of prompt tokens, in order over all such events: entry 0 of the first event belongs to prompt token 0 and
     /// is `None` (nothing predicts it). Only when `prompt_logprobs` was asked. All of them come before the first `Token`.
     PromptLogprobs(Vec<Option<TokenLogprobs>>),
@@ -37,7 +42,7 @@ pub enum GenerationEvent {
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// An end-of-sequence or stop token.
+    /// An end-of-sequence or stop token, or a text whose form is complete.
     Stop,
     /// `max_tokens` or the context's end.
     Length,
@@ -90,6 +95,8 @@ pub enum FailureKind {
     NonFiniteLogits,
     /// No token may be chosen: what the request forbids leaves none.
     NothingAllowed,
+    /// The form that the text must have cannot be followed any further.
+    ConstraintFailed,
     /// The step that held this sequence failed or panicked.
     StepFailed,
     /// The deadline passed.

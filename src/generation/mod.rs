@@ -4,10 +4,12 @@
 //!
 //! **Architecture invariant:** std only. No clock is read here, no I/O, no channel, no tensor.
 
+mod constraint;
 mod event;
 mod mask;
 mod params;
 
+pub use constraint::{Constraint, ConstraintRef, ConstraintState};
 pub use event::{FailureKind, FinishReason, GenerationEvent, GenerationFailure, TokenLogprob, TokenLogprobs, Usage};
 pub use mask::TokenMask;
 pub use params::{SamplingParams, StopCriteria};
@@ -30,12 +32,20 @@ pub struct GenerationRequest {
     pub choice_index: u32,
     /// How a token is chosen.
     pub sampling: SamplingParams,
+    /// The form that the text must have.
+    pub constraint: Option<ConstraintRef>,
     /// When the sequence ends.
     pub stop: StopCriteria,
     /// Log-probabilities of each generated token, with this many of the most likely alternatives (0 = the chosen one only).
     pub logprobs: Option<u8>,
+    /// With log-probabilities: list these tokens, best first, in place of the most likely ones. Empty = those.
+    pub logprob_tokens: Arc<[TokenId]>,
     /// Log-probabilities of the prompt's tokens, likewise. Such a request never reads the prefix cache.
     pub prompt_logprobs: Option<u8>,
+    /// Whether to send [`GenerationEvent::Prefill`].
+    pub reports_prefill: bool,
+    /// Who goes first when some must wait: lower ones do. A unit counts as ten seconds of waiting.
+    pub priority: i16,
     /// Only sequences of the same salt share blocks of the prefix cache.
     pub cache_salt: u64,
 }

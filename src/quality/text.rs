@@ -65,7 +65,9 @@ fn continue_windows(
                 prompt: &[],
                 output: &[],
                 forbidden: &source.forbidden,
+                mask: None,
                 logprobs: None,
+                logprob_tokens: &[],
             };
             window.push(sampler.sample(row, &spec)?.token);
         }

@@ -24,7 +24,7 @@ mod tests;
 pub use logprobs::score;
 pub use sampler::Sampler;
 
-use crate::generation::{SamplingParams, TokenId, TokenLogprobs};
+use crate::generation::{SamplingParams, TokenId, TokenLogprobs, TokenMask};
 
 /// Everything the choice of one token depends on, beside the logits.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +43,12 @@ pub struct SampleSpec<'a> {
     pub output: &'a [TokenId],
     /// Tokens that may not be chosen at this position (end-of-sequence before `min_tokens`).
     pub forbidden: &'a [TokenId],
+    /// The only tokens that may be chosen at this position, beside what the parameters say; `None` = all.
+    pub mask: Option<&'a TokenMask>,
     /// How many alternatives to list with the log-probability; `None` = no log-probabilities.
     pub logprobs: Option<u8>,
+    /// List these in place of the most likely ones; empty = those. Each lies in the row.
+    pub logprob_tokens: &'a [TokenId],
 }
 
 /// A chosen token.

@@ -1,7 +1,7 @@
 //! The choice of one token.
 
 use super::filters::Weights;
-use super::logprobs::token_logprobs;
+use super::logprobs::{logprobs_of, token_logprobs};
 use super::penalties::Penalties;
 use super::philox::{RandomKey, uniform};
 use super::{SampleSpec, SampledToken, SamplingError, row};
@@ -42,17 +42,24 @@ impl Sampler {
         let choice = self.choose_allowed(logits, spec);
         self.penalties.undo(logits);
         let token = choice?;
-        let logprobs = spec.logprobs.map(|count| token_logprobs(logits, token, count, self.weights.candidates()));
+        let logprobs = spec.logprobs.map(|count| match spec.logprob_tokens {
+            [] => token_logprobs(logits, token, count, self.weights.candidates()),
+            listed => logprobs_of(logits, token, listed),
+        });
         Ok(SampledToken { token, logprobs })
     }
 
     /// The choice among the tokens that are allowed.
     fn choose_allowed(&mut self, logits: &[f32], spec: &SampleSpec<'_>) -> Result<TokenId, SamplingError> {
-        let Some(allowed) = &spec.params.allowed_tokens else { return self.choose(logits, spec) };
+        if spec.params.allowed_tokens.is_none() && spec.mask.is_none() {
+            return self.choose(logits, spec);
+        }
         let mut row = std::mem::take(&mut self.masked);
         row.clear();
         row.extend_from_slice(logits);
-        allowed.fill_others(&mut row, f32::NEG_INFINITY);
+        for allowed in spec.params.allowed_tokens.as_deref().into_iter().chain(spec.mask) {
+            allowed.fill_others(&mut row, f32::NEG_INFINITY);
+        }
         let choice = self.choose(&row, spec);
         self.masked = row;
         choice
@@ -79,7 +86,7 @@ impl Sampler {
 fn is_plain_greedy(spec: &SampleSpec<'_>) -> bool {
     let params = spec.params;
     let changed = params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 || params.presence_penalty != 0.0;
-    let masked = params.allowed_tokens.is_some() || !params.bad_words.is_empty() || !spec.forbidden.is_empty();
+    let masked = params.allowed_tokens.is_some() || spec.mask.is_some() || !params.bad_words.is_empty() || !spec.forbidden.is_empty();
     is_greedy(params) && !changed && !masked && params.logit_bias.is_empty() && spec.logprobs.is_none()
 }
 

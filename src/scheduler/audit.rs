@@ -17,13 +17,18 @@ impl Scheduler {
         if self.running.len() + self.waiting.len() != self.sequences.len() {
             return violation(format!("{} run, {} wait, {} exist", self.running.len(), self.waiting.len(), self.sequences.len()));
         }
-        let mut last_ordinal = None;
+        let has_priorities = self.sequences.iter().any(|sequence| sequence.priority != 0);
+        let mut last_rank = None;
         for (place, &id) in self.running.iter().chain(&self.waiting).enumerate() {
             let Some(sequence) = self.sequences.get(id) else {
                 return violation(format!("{id:?} is listed and has ended"));
             };
-            if last_ordinal.replace(sequence.ordinal) >= Some(sequence.ordinal) {
-                return violation(format!("{id:?} is not in order of arrival"));
+            // With priorities a waiting sequence may rank before a running one, which keeps its place.
+            if has_priorities && place == self.running.len() {
+                last_rank = None;
+            }
+            if last_rank.replace(sequence.rank) >= Some(sequence.rank) {
+                return violation(format!("{id:?} is not in order of rank"));
             }
             let checked = if place < self.running.len() { self.audit_running(sequence) } else { audit_waiting(sequence) };
             checked.map_err(|InvariantViolation(text)| InvariantViolation(format!("{id:?} {text}")))?;

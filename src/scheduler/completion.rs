@@ -25,7 +25,8 @@ impl Scheduler {
                 continue;
             }
             match outcome {
-                Outcome::Computed(token) => self.advance(planned, token, &mut events),
+                Outcome::Computed => self.advance(planned, None, &mut events),
+                Outcome::Token { token, is_last } => self.advance(planned, Some((token, is_last)), &mut events),
                 Outcome::Failed => self.fail(planned, &mut events),
             }
         }
@@ -50,18 +51,19 @@ impl Scheduler {
     }
 
     /// Takes computed rows, and the token they gave, into the sequence.
-    fn advance(&mut self, planned: &PlannedSequence, token: Option<TokenId>, events: &mut Vec<SchedulerEvent>) {
+    fn advance(&mut self, planned: &PlannedSequence, token: Option<(TokenId, bool)>, events: &mut Vec<SchedulerEvent>) {
         let id = planned.id;
         let sequence = self.sequences.listed(id);
         sequence.planned_step = None;
         sequence.num_scored += planned.score_targets.len();
         sequence.num_computed_tokens = planned.start + planned.tokens.len();
         self.kv.commit(&mut sequence.table, sequence.scope, &sequence.tokens[..sequence.num_computed_tokens]);
-        if let Some(token) = token {
+        if let Some((token, _)) = token {
             sequence.tokens.push(token);
             events.push(SchedulerEvent::Token { id, token });
         }
-        if let Some(reason) = finish_reason(sequence) {
+        let is_last = token.is_some_and(|(_, is_last)| is_last);
+        if let Some(reason) = finish_reason(sequence, is_last) {
             events.push(SchedulerEvent::Finished { id, reason, usage: sequence.usage() });
             if self.faults.has(Fault::FinishedTwice) {
                 events.push(SchedulerEvent::Finished { id, reason, usage: sequence.usage() });
@@ -87,22 +89,24 @@ impl Scheduler {
 /// What a result means, held against what the plan asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    Computed(Option<TokenId>),
+    Computed,
+    Token { token: TokenId, is_last: bool },
     Failed,
 }
 
 impl Outcome {
     fn of(planned: &PlannedSequence, result: Option<&StepResult>) -> Self {
         match (result, planned.samples) {
-            (Some(&StepResult::Token(token)), true) => Self::Computed(Some(token)),
-            (Some(StepResult::Computed), false) => Self::Computed(None),
+            (Some(&StepResult::Token(token)), true) => Self::Token { token, is_last: false },
+            (Some(&StepResult::LastToken(token)), true) => Self::Token { token, is_last: true },
+            (Some(StepResult::Computed), false) => Self::Computed,
             _ => Self::Failed,
         }
     }
 }
 
-/// Why the sequence ends here, if it does.
-fn finish_reason(sequence: &Sequence) -> Option<FinishReason> {
+/// Why the sequence ends here, if it does; `is_last` says that nothing can follow its last token.
+fn finish_reason(sequence: &Sequence, is_last: bool) -> Option<FinishReason> {
     if sequence.num_computed_tokens < sequence.prompt_len {
         return None;
     }
@@ -111,7 +115,7 @@ fn finish_reason(sequence: &Sequence) -> Option<FinishReason> {
     match sequence.output().last() {
         None if max_tokens == 0 => Some(FinishReason::Length),
         None => None,
-        Some(&token) if sequence.stop.is_stop_token(token, generated) => Some(FinishReason::Stop),
+        Some(&token) if is_last || sequence.stop.is_stop_token(token, generated) => Some(FinishReason::Stop),
         Some(_) => (generated >= max_tokens).then_some(FinishReason::Length),
     }
 }

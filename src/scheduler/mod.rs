@@ -73,6 +73,8 @@ pub struct NewSequence {
     pub stop: StopCriteria,
     /// Whether every prompt token but the first is to be scored (prompt log-probabilities). Then the prefix cache is not read.
     pub score_prompt: bool,
+    /// Who goes first: lower ones do. A unit counts as ten seconds of waiting, so that none waits for ever.
+    pub priority: i16,
     /// Only sequences of equal salt share blocks.
     pub cache_salt: u64,
     /// When it expires, on the clock of `now`.
@@ -117,9 +119,9 @@ pub struct Scheduler {
     config: SchedulerConfig,
     kv: KvCache,
     sequences: Sequences,
-    /// Sequences with blocks, oldest first.
+    /// Sequences with blocks, in order of rank.
     running: Vec<SeqId>,
-    /// Sequences without blocks, oldest first, all younger than the running ones.
+    /// Sequences without blocks, in order of rank. Of one priority, all are younger than the running ones.
     waiting: VecDeque<SeqId>,
     /// Number of the last plan.
     step: u64,
@@ -180,7 +182,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Takes a sequence over; it waits behind all others.
+    /// Takes a sequence over; it waits behind all others of its priority.
     ///
     /// # Errors
     /// [`AdmissionError`] when it could never be computed or its id is in use.
@@ -191,8 +193,20 @@ impl Scheduler {
             return Err(AdmissionError::DuplicateId { id });
         }
         self.sequences.insert(sequence, now);
-        self.waiting.push_back(id);
+        self.enqueue(id);
         Ok(())
+    }
+
+    /// Puts a sequence among the waiting, in order of rank.
+    fn enqueue(&mut self, id: SeqId) {
+        let place = self.waiting.partition_point(|&other| self.sequences.rank(other) < self.sequences.rank(id));
+        self.waiting.insert(place, id);
+    }
+
+    /// Puts a sequence among the running, in order of rank.
+    fn run(&mut self, id: SeqId) {
+        let place = self.running.partition_point(|&other| self.sequences.rank(other) < self.sequences.rank(id));
+        self.running.insert(place, id);
     }
 
     /// Ends a sequence and frees its blocks at once, also while a step that holds it is being computed: its result is then ignored.

@@ -58,6 +58,8 @@ pub enum StepResult {
     Computed,
     /// The rows were computed and this token follows.
     Token(TokenId),
+    /// The rows were computed and this token follows, which ends the sequence.
+    LastToken(TokenId),
     /// Nothing of this sequence may be used any more.
     Failed,
 }

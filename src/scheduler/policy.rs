@@ -38,7 +38,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets the running sequences catch up, oldest first. Returns what is left of the budget.
+    /// Lets the running sequences catch up, in order of rank. Returns what is left of the budget.
     fn plan_running(&mut self, mut budget: usize, plan: &mut StepPlan) -> usize {
         let mut index = 0;
         while budget > 0 && index < self.running.len() {
@@ -90,14 +90,13 @@ impl Scheduler {
             sequence.num_scored = 0;
         }
         self.kv.release(&mut sequence.table);
-        // Victims come youngest first, so the waiting ones stay in order of arrival.
-        self.waiting.push_front(id);
+        self.enqueue(id);
         plan.preempted.push(id);
         self.totals.preemptions += 1;
         id
     }
 
-    /// Lets waiting sequences run, in order of arrival: one that does not fit holds up those behind it, so none starves.
+    /// Lets waiting sequences run, in order of rank: one that does not fit holds up those behind it, so none starves.
     fn admit_waiting(&mut self, mut budget: usize, plan: &mut StepPlan) {
         let max_num_seqs = self.config.max_num_seqs + usize::from(self.faults.has(Fault::OneSequenceTooMany));
         let mut num_owed = self.running.iter().map(|&id| self.blocks_owed(id)).sum();
@@ -109,7 +108,7 @@ impl Scheduler {
                 break;
             }
             self.waiting.retain(|&other| other != id);
-            self.running.push(id);
+            self.run(id);
             self.start(id, hit, plan);
             let num_tokens = self.sequences.listed(id).next_chunk(budget);
             if !self.grow(id, num_tokens, plan) {

@@ -6,6 +6,9 @@ use crate::kv_cache::{BlockId, BlockTable, CacheScope};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Waiting that a unit of priority counts for, in milliseconds.
+const PRIORITY_MS: i64 = 10_000;
+
 /// Names a sequence; chosen by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeqId(pub u64);
@@ -21,8 +24,9 @@ pub struct SeqId(pub u64);
 pub struct Sequence {
     id: SeqId,
     arrival: Duration,
-    /// Place in the order of arrival.
-    pub(super) ordinal: u64,
+    /// Who goes first: arrival in milliseconds, moved by the priority, then the order of arrival.
+    pub(super) rank: (i64, u64),
+    pub(super) priority: i16,
     pub(super) prompt_len: usize,
     /// Prompt, then output.
     pub(super) tokens: Vec<TokenId>,
@@ -128,7 +132,8 @@ impl Sequences {
         let sequence = Sequence {
             id: new.id,
             arrival,
-            ordinal: self.next_ordinal,
+            rank: (arrival.as_millis() as i64 + i64::from(new.priority) * PRIORITY_MS, self.next_ordinal),
+            priority: new.priority,
             prompt_len: new.prompt.len(),
             tokens: new.prompt.to_vec(),
             stop: new.stop,
@@ -147,6 +152,11 @@ impl Sequences {
 
     pub(super) fn get(&self, id: SeqId) -> Option<&Sequence> {
         self.by_id.get(&id)
+    }
+
+    /// Who goes first: lower ones do.
+    pub(super) fn rank(&self, id: SeqId) -> Option<(i64, u64)> {
+        self.by_id.get(&id).map(|sequence| sequence.rank)
     }
 
     /// A sequence of the running or the waiting list.

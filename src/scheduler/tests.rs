@@ -18,7 +18,7 @@ fn config() -> SchedulerConfig {
 
 fn sequence(id: u64, prompt: &[TokenId], max_tokens: u32) -> NewSequence {
     let stop = StopCriteria::length(max_tokens);
-    NewSequence { id: SeqId(id), prompt: prompt.into(), stop, score_prompt: false, cache_salt: 0, deadline: None }
+    NewSequence { id: SeqId(id), prompt: prompt.into(), stop, score_prompt: false, priority: 0, cache_salt: 0, deadline: None }
 }
 
 fn scheduler(config: SchedulerConfig, sequences: Vec<NewSequence>) -> Scheduler {

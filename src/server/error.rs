@@ -161,8 +161,16 @@ pub enum ApiError {
     #[error("the request took longer than its deadline")]
     DeadlineExceeded,
     /// What the request forbids leaves no token to choose.
-    #[error("no token is left to choose: 'allowed_token_ids', 'bad_words' and 'min_tokens' together forbid all of them")]
+    #[error(
+        "no token is left to choose: 'allowed_token_ids', 'bad_words', 'min_tokens' and the form of the answer together forbid all of them"
+    )]
     NothingAllowed,
+    /// The form that the answer must have cannot be followed any further.
+    #[error("the form that the answer must have became too complex to be followed; simplify the schema, regex or grammar")]
+    FormTooComplex {
+        /// For the log.
+        detail: String,
+    },
     /// The model computed NaN or infinite logits.
     #[error("the model computed values that are not finite for this request")]
     NonFiniteLogits {
@@ -229,7 +237,7 @@ impl ApiError {
         use ErrorKind as K;
         let (status, kind, code, param) = match self {
             Self::InvalidJson { param, .. } => (400, K::InvalidRequestError, Some("invalid_json"), param.clone()),
-            Self::NotAnObject { .. } => (400, K::InvalidRequestError, Some("invalid_type"), None),
+            Self::NotAnObject { .. } => (400, K::InvalidRequestError, Some("invalid_type"), Some("body".to_owned())),
             Self::InvalidValue { param, .. } => (400, K::InvalidRequestError, Some("invalid_value"), Some(param.clone())),
             Self::WrongType { param, .. } => (400, K::InvalidRequestError, Some("invalid_type"), Some(param.clone())),
             Self::Missing { param } => (400, K::InvalidRequestError, Some("missing_required_parameter"), Some(param.clone())),
@@ -249,7 +257,8 @@ impl ApiError {
             Self::Draining => (503, K::OverloadedError, Some("server_shutting_down"), None),
             Self::EngineDead { .. } => (503, K::ServerError, Some("engine_dead"), None),
             Self::DeadlineExceeded => (504, K::TimeoutError, Some("deadline_exceeded"), None),
-            Self::NothingAllowed => (400, K::InvalidRequestError, Some("no_token_allowed"), Some("allowed_token_ids".to_owned())),
+            Self::NothingAllowed => (400, K::InvalidRequestError, Some("no_token_allowed"), None),
+            Self::FormTooComplex { .. } => (400, K::InvalidRequestError, Some("form_too_complex"), None),
             Self::NonFiniteLogits { .. } => (500, K::ServerError, Some("non_finite_logits"), None),
             Self::Internal { .. } => (500, K::ServerError, Some("internal_error"), None),
         };
@@ -272,7 +281,10 @@ impl ApiError {
     /// What happened inside the server, for the log.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::EngineDead { detail } | Self::NonFiniteLogits { detail } | Self::Internal { detail } => Some(detail),
+            Self::EngineDead { detail }
+            | Self::FormTooComplex { detail }
+            | Self::NonFiniteLogits { detail }
+            | Self::Internal { detail } => Some(detail),
             _ => None,
         }
     }

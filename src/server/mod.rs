@@ -9,9 +9,11 @@
 //! frees its KV blocks within one step; nothing here blocks the engine.
 
 pub mod auth;
+mod cors;
 mod drain;
 pub mod error;
 pub mod extract;
+mod forms;
 pub mod json;
 pub mod model_card;
 mod offload;
@@ -43,7 +45,12 @@ use parse::Bounds;
 use parse::encode::Encoder;
 use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::decompression::RequestDecompressionLayer;
+
+/// Answers below this are sent as they are.
+const MIN_COMPRESSED_BYTES: u16 = 1024;
 
 /// What the server needs.
 #[derive(Clone)]
@@ -68,6 +75,7 @@ pub struct AppState {
 pub struct App {
     state: AppState,
     encoder: Encoder,
+    forms: forms::Forms,
     offload: offload::Offload,
     body_memory: BodyMemory,
     keys: auth::ApiKeys,
@@ -81,7 +89,8 @@ impl App {
         let encoder = Encoder::new(state.tokenizer.clone(), state.template.clone(), state.model.max_model_len, offload.clone());
         let body_memory = BodyMemory::at_least(state.options.max_body_bytes);
         let keys = auth::ApiKeys::new(&state.options.api_keys);
-        Self { encoder, offload, body_memory, keys, vocab_size: limits.vocab_size, state }
+        let forms = forms::Forms::new(state.tokenizer.as_ref(), &state.defaults.eos_token_ids, limits.vocab_size);
+        Self { encoder, forms, offload, body_memory, keys, vocab_size: limits.vocab_size, state }
     }
 
     /// Most JSON values of a request: the ids of as many prompts as there may be choices, and generously what else there is. Each takes
@@ -100,17 +109,21 @@ impl App {
             max_choices: self.state.options.max_choices,
             default_seed: self.state.options.default_seed,
             has_tokenizer: self.state.tokenizer.is_some(),
+            call_syntax: self.encoder.call_syntax(),
         }
     }
 }
 
 /// All routes and layers.
 pub fn app(state: AppState) -> Router {
-    use routes::{chat, completions, method_not_allowed, models, not_found, operations, probes, tokens};
+    use routes::{chat, completions, method_not_allowed, models, not_found, operations, probes, render, tokens};
     let app = Arc::new(App::new(state));
+    let cors = cors::layer(&app.state.options.cors_allowed_origins);
     Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions/render", post(render::completion))
+        .route("/v1/chat/completions/render", post(render::chat))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/tokenizer_info", get(tokens::info))
@@ -129,6 +142,9 @@ pub fn app(state: AppState) -> Router {
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .layer(from_fn_with_state(app.clone(), auth::guard))
         .layer(CatchPanicLayer::custom(panics::respond))
+        // Browsers ask before they send a key.
+        .layer(cors)
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES).and(NotForContentType::SSE)))
         .layer(from_fn_with_state(app.clone(), request_log::account))
         .layer(from_fn(drain::drain_refused))
         .with_state(app)

@@ -2,7 +2,7 @@
 //!
 //! `openapi.yaml` at the root of the repository is this document: a test compares them. `openelm-server openapi > openapi.yaml` writes it anew.
 
-use super::routes::{chat, completions, models, operations, probes, tokens};
+use super::routes::{chat, completions, models, operations, probes, render, tokens};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -15,6 +15,8 @@ use utoipa::{Modify, OpenApi};
     paths(
         completions::create,
         chat::create,
+        render::completion,
+        render::chat,
         tokens::tokenize,
         tokens::detokenize,
         tokens::info,
@@ -93,6 +95,6 @@ mod tests {
         let count = ids.len();
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!((ids.len(), count), (14, 14));
+        assert_eq!((ids.len(), count), (16, 16));
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct ServerOptions {
     /// Keys of which a request must bring one; empty lets everyone in.
     pub api_keys: Vec<String>,
+    /// Origins whose pages may read answers, `*` for all; empty: none is let in.
+    pub cors_allowed_origins: Vec<String>,
     /// Longest request body in bytes, also after decompression.
     pub max_body_bytes: usize,
     /// How long a client may take to send the head of its first request.
@@ -36,6 +38,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             api_keys: Vec::new(),
+            cors_allowed_origins: Vec::new(),
             max_body_bytes: 4 << 20,
             header_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),

@@ -119,7 +119,18 @@ impl<'a> Sequences<'a> {
         let (output, forbidden) = (&[][..], &[][..]);
         let sequences = slices.iter().map(|Slice { sequence, range, is_sampled }| {
             let (prompt, position) = (&texts[*sequence][..range.end], range.end as u32);
-            let spec = SampleSpec { params, prompt_index: 0, choice_index: 0, position, prompt, output, forbidden, logprobs };
+            let spec = SampleSpec {
+                params,
+                prompt_index: 0,
+                choice_index: 0,
+                position,
+                prompt,
+                output,
+                forbidden,
+                mask: None,
+                logprobs,
+                logprob_tokens: &[],
+            };
             SequenceSlice {
                 tokens: &prompt[range.start..],
                 start: range.start,

@@ -195,6 +195,7 @@ fn card(config: &Config, info: &ModelInfo, text: &Text) -> ModelCard {
 
 fn options(config: &Config) -> anyhow::Result<ServerOptions> {
     Ok(ServerOptions {
+        cors_allowed_origins: config.cors_allowed_origins.clone(),
         api_keys: config.api_keys.iter().map(|key| key.expose().to_owned()).collect(),
         max_body_bytes: usize::try_from(config.max_body_bytes).context("--max-body-bytes is more than this machine can address")?,
         header_timeout: config.header_timeout,

@@ -134,6 +134,10 @@ pub(super) fn request(prompt: &[TokenId], max_tokens: u32) -> GenerationRequest 
         choice_index: 0,
         sampling: SamplingParams::greedy(),
         stop: StopCriteria::length(max_tokens),
+        constraint: None,
+        logprob_tokens: Arc::from([]),
+        reports_prefill: false,
+        priority: 0,
         logprobs: None,
         prompt_logprobs: None,
         cache_salt: 0,
@@ -148,6 +152,7 @@ pub(super) fn prompt(number: usize, length: usize) -> Vec<TokenId> {
 /// All that came for one sequence.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Outcome {
+    pub prefill: Vec<u32>,
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
     pub tokens: Vec<TokenId>,
     pub logprobs: Vec<Option<TokenLogprobs>>,
@@ -161,6 +166,7 @@ impl Outcome {
         assert!(self.finished.is_none() && self.failed.is_none(), "{event:?} after the end");
         match event {
             GenerationEvent::Scheduled { .. } => assert!(self.tokens.is_empty() && self.prompt_logprobs.is_empty(), "not the first event"),
+            GenerationEvent::Prefill { computed } => self.prefill.push(computed),
             GenerationEvent::PromptLogprobs(entries) => {
                 assert!(self.tokens.is_empty(), "prompt log-probabilities after a token");
                 self.prompt_logprobs.extend(entries);

@@ -10,7 +10,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn spec(params: &SamplingParams) -> SampleSpec<'_> {
-    SampleSpec { params, prompt_index: 0, choice_index: 0, position: 0, prompt: &[], output: &[], forbidden: &[], logprobs: None }
+    SampleSpec {
+        params,
+        prompt_index: 0,
+        choice_index: 0,
+        position: 0,
+        prompt: &[],
+        output: &[],
+        forbidden: &[],
+        mask: None,
+        logprobs: None,
+        logprob_tokens: &[],
+    }
 }
 
 fn sampled_at(temperature: f32) -> SamplingParams {

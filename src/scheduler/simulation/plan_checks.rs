@@ -29,7 +29,12 @@ impl World {
     fn check_expired(&mut self, plan: &StepPlan, now: Duration) -> Result<(), String> {
         let is_due = |tracked: &&Tracked| tracked.deadline.is_some_and(|deadline| deadline <= now);
         let due: Vec<SeqId> = self.live.iter().filter(is_due).map(|tracked| tracked.id).collect();
-        ensure!(due == plan.expired, "{due:?} are due, {:?} expired", plan.expired);
+        let (mut wanted, mut expired) = (due.clone(), plan.expired.clone());
+        if self.scenario.has_priorities {
+            wanted.sort();
+            expired.sort();
+        }
+        ensure!(wanted == expired, "{due:?} are due, {:?} expired", plan.expired);
         self.live.retain(|tracked| !due.contains(&tracked.id));
         self.summary.ends[2] += due.len() as u64;
         Ok(())
@@ -38,7 +43,8 @@ impl World {
     /// Only the youngest running ones are preempted, the youngest first.
     fn check_preempted(&mut self, plan: &StepPlan) -> Result<(), String> {
         for &id in &plan.preempted {
-            let youngest = self.live.iter_mut().rev().find(|tracked| tracked.is_running);
+            let mut running = self.live.iter_mut().rev().filter(|tracked| tracked.is_running);
+            let youngest = if self.scenario.has_priorities { running.find(|tracked| tracked.id == id) } else { running.next() };
             let Some(youngest) = youngest.filter(|tracked| tracked.id == id) else {
                 return Err(format!("{id:?} was preempted and is not the youngest that runs"));
             };
@@ -55,12 +61,15 @@ impl World {
         ensure!(plan.num_tokens() <= limit, "{} tokens planned with a budget of {limit}", plan.num_tokens());
         ensure!(plan.sequences.len() <= config.max_num_seqs, "{} sequences planned", plan.sequences.len());
         let places = plan.sequences.iter().map(|planned| self.place(planned.id)).collect::<Result<Vec<_>, _>>()?;
-        ensure!(places.is_sorted_by(|a, b| a < b), "the plan is not in order of arrival: {places:?}");
+        ensure!(self.scenario.has_priorities || places.is_sorted_by(|a, b| a < b), "the plan is not in order of arrival: {places:?}");
         Ok(())
     }
 
     /// The oldest is in every plan, so it ends within as many steps as it has positions.
     fn check_oldest(&mut self, plan: &StepPlan) -> Result<(), String> {
+        if self.scenario.has_priorities {
+            return Ok(());
+        }
         let first = plan.sequences.first().map(|planned| planned.id);
         ensure!(first == self.live.first().map(|tracked| tracked.id), "the plan begins with {first:?}, not the oldest");
         if let Some(oldest) = self.live.first_mut() {
@@ -127,7 +136,8 @@ impl World {
         ensure!(num_running <= config.max_num_seqs, "{num_running} sequences run");
         ensure!(num_running == plan.sequences.len(), "{num_running} run, {} are planned, budget is left", plan.sequences.len());
         let Some(waiting) = self.live.iter().find(|tracked| !tracked.is_running) else { return Ok(()) };
-        if num_running == config.max_num_seqs || !plan.preempted.is_empty() {
+        // With priorities it is not known who is first among the waiting.
+        if num_running == config.max_num_seqs || !plan.preempted.is_empty() || self.scenario.has_priorities {
             return Ok(());
         }
         let blocks = |num_tokens: usize| num_tokens.div_ceil(config.block_size);

@@ -31,6 +31,8 @@ pub(super) struct Scenario {
     pub(super) score_prompt: usize,
     /// Per sequence that a stop token may end it early.
     pub(super) eos: usize,
+    /// Whether sequences have priorities. What is known of their order is little then.
+    pub(super) has_priorities: bool,
     /// Whether budgets are drawn anew each step, or always the largest.
     pub(super) random_budget: bool,
 }
@@ -64,6 +66,7 @@ impl Scenario {
             score_prompt: rng.pick(&[0, 150, 500]),
             eos: rng.pick(&[0, 300]),
             random_budget: rng.chance(500),
+            has_priorities: rng.chance(250),
         }
     }
 
@@ -84,6 +87,7 @@ impl Scenario {
             prompt: prompt.into(),
             stop,
             score_prompt: rng.chance(self.score_prompt),
+            priority: if self.has_priorities { rng.between(0, 4) as i16 - 2 } else { 0 },
             cache_salt: rng.between(1, self.num_salts) as u64,
             deadline: rng.chance(self.deadline).then(|| now + Duration::from_millis(rng.between(0, 60) as u64)),
         }

@@ -44,6 +44,21 @@ fn a_small_sequence_does_not_overtake_a_large_one_that_waits_for_room() {
 }
 
 #[test]
+fn lower_priorities_go_first_and_waiting_makes_up_for_them() {
+    let config = SchedulerConfig { max_num_seqs: 1, ..config() };
+    let mut scheduler = scheduler(config, vec![]);
+    let at = |seconds| Duration::from_secs(seconds);
+    for (id, priority, second) in [(1, 0, 0), (2, 3, 1), (3, 0, 2), (4, -1, 3), (5, 0, 30), (6, 0, 32)] {
+        scheduler.add(NewSequence { priority, ..sequence(id, &[id as u32], 1) }, at(second)).unwrap();
+    }
+    let order: Vec<_> = std::iter::from_fn(|| (!scheduler.is_idle()).then(|| step(&mut scheduler, 64).0))
+        .flat_map(|plan| plan.first_scheduled)
+        .map(|id| id.0)
+        .collect();
+    assert_eq!(order, [4, 1, 3, 5, 2, 6], "of priority 3 is as if it came 30 seconds later");
+}
+
+#[test]
 fn blocks_that_a_running_prompt_still_needs_are_not_given_to_a_newcomer() {
     let config = SchedulerConfig { num_blocks: 5, ..config() };
     let mut scheduler = scheduler(config, vec![sequence(1, &[1; 8], 1), sequence(2, &[2; 4], 1)]);

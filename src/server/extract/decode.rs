@@ -17,14 +17,14 @@ pub trait WireRequest: DeserializeOwned {
     const NOT_IMPLEMENTED: &'static [&'static str];
 }
 
-/// Not implemented for either API: tools, structured output and sampling extras of other servers.
+/// Not implemented for either API: extras of other servers.
 macro_rules! not_implemented {
     ($($own:literal),* $(,)?) => {
         &[
             "detokenize", "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
-            "kv_transfer_params", "length_penalty", "logits_processors", "logprob_token_ids", "moderation", "priority",
-            "prompt_cache_options", "prompt_cache_retention", "repetition_detection", "request_id", "response_format", "return_progress",
-            "stream_interval", "structured_outputs", "use_beam_search", "vllm_xargs", $($own),*
+            "kv_transfer_params", "length_penalty", "logits_processors", "moderation",
+            "prompt_cache_options", "prompt_cache_retention", "repetition_detection", "request_id",
+            "use_beam_search", "vllm_xargs", $($own),*
         ]
     };
 }
@@ -34,7 +34,7 @@ impl WireRequest for CompletionRequest {
 }
 
 impl WireRequest for TokenizeRequest {
-    const NOT_IMPLEMENTED: &'static [&'static str] = &["chat_template", "media_io_kwargs", "mm_processor_kwargs", "tools"];
+    const NOT_IMPLEMENTED: &'static [&'static str] = &["chat_template", "media_io_kwargs", "mm_processor_kwargs"];
 }
 
 impl WireRequest for DetokenizeRequest {
@@ -60,8 +60,6 @@ impl WireRequest for ChatRequest {
         "reasoning",
         "reasoning_effort",
         "thinking",
-        "tool_choice",
-        "tools",
         "verbosity",
         "web_search_options",
     ];
@@ -91,8 +89,17 @@ pub fn decode<T: WireRequest>(mut object: Map<String, Value>) -> Result<T, ApiEr
     }
     serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
         let (param, detail) = (error.path().to_string(), error.into_inner().to_string());
-        ApiError::WrongType { param, detail }
+        if detail.starts_with("unknown field") { ApiError::Unknown { param, nearest: None } } else { wrong_type(param, &detail) }
     })
+}
+
+/// An error about a type, in the words of JSON.
+fn wrong_type(param: String, detail: &str) -> ApiError {
+    let detail = match detail.split_once("expected struct ") {
+        Some((found, _)) => format!("{found}expected an object"),
+        None => detail.to_owned(),
+    };
+    ApiError::WrongType { param, detail }
 }
 
 /// Whether a parameter that is not implemented has a value that asks for nothing.
@@ -101,8 +108,7 @@ fn means_off(key: &str, value: &Value) -> bool {
         (_, Value::Null) => true,
         ("detokenize", value) => *value == json!(true),
         (_, Value::Bool(false)) => true,
-        ("response_format", value) => *value == json!({"type": "text"}),
-        ("tool_choice" | "function_call", value) => *value == json!("none"),
+        ("function_call", value) => *value == json!("none"),
         ("modalities", value) => *value == json!(["text"]),
         (_, Value::Array(items)) => items.is_empty(),
         _ => false,
@@ -176,16 +182,14 @@ mod tests {
 
     #[test]
     fn what_is_not_implemented_is_refused_unless_it_is_off() {
-        for off in [json!({"suffix": null}), json!({"logprob_token_ids": null, "response_format": {"type": "text"}})] {
+        for off in [json!({"suffix": null}), json!({"use_beam_search": null})] {
             assert_eq!(completion(off).unwrap(), CompletionRequest::default());
         }
-        assert_eq!(chat(json!({"tools": [], "tool_choice": "none", "modalities": ["text"]})).unwrap(), ChatRequest::default());
-        for (key, value) in
-            [("suffix", json!("x")), ("suffix", json!("")), ("response_format", json!({})), ("logprob_token_ids", json!([0]))]
-        {
+        assert_eq!(chat(json!({"functions": [], "function_call": "none", "modalities": ["text"]})).unwrap(), ChatRequest::default());
+        for (key, value) in [("suffix", json!("x")), ("suffix", json!("")), ("use_beam_search", json!(true))] {
             assert_eq!(completion(json!({key: value})), Err(ApiError::unsupported(key, "")));
         }
-        assert_eq!(chat(json!({"tools": [{}]})), Err(ApiError::unsupported("tools", "")));
+        assert_eq!(chat(json!({"functions": [{}]})), Err(ApiError::unsupported("functions", "")));
         assert_eq!(chat(json!({"echo": true})), Err(ApiError::unsupported("echo", "")));
     }
 
@@ -198,11 +202,23 @@ mod tests {
         assert_eq!(param(completion(json!({"temperature": "hot"})).unwrap_err()), "temperature");
         assert_eq!(param(completion(json!({"stop": 5})).unwrap_err()), "stop");
         assert_eq!(param(completion(json!({"stream_options": {"include_usage": 1}})).unwrap_err()), "stream_options.include_usage");
-        assert_eq!(param(completion(json!({"stream_options": {"usage": 1}})).unwrap_err()), "stream_options.usage");
         assert_eq!(param(completion(json!({"logit_bias": {"5": "x"}})).unwrap_err()), "logit_bias.5");
         assert_eq!(param(chat(json!({"messages": [{"role": "user"}, {"role": 7}]})).unwrap_err()), "messages[1].role");
         assert_eq!(param(chat(json!({"messages": "hi"})).unwrap_err()), "messages");
         assert_eq!(param(chat(json!({"messages": [{"role": "user", "content": 1}]})).unwrap_err()), "messages[0].content");
+    }
+
+    #[test]
+    fn keys_of_inner_objects_are_unknown_by_their_path() {
+        let unknown = |param: &str| Err(ApiError::Unknown { param: param.to_owned(), nearest: None });
+        assert_eq!(
+            completion(json!({"stream_options": {"usage": 1}})),
+            unknown("stream_options.usage").map(|()| CompletionRequest::default())
+        );
+        let messages = json!([{"role": "user", "content": "a", "zz": 1}]);
+        assert_eq!(chat(json!({"messages": messages})), unknown("messages[0].zz").map(|()| ChatRequest::default()));
+        let error = chat(json!({"messages": [1]})).unwrap_err().to_string();
+        assert!(error.ends_with("expected an object") && error.contains("messages[0]"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Answers of `/v1/chat/completions`.
 
+use super::calls::CallPiece;
 use super::choice::{Piece, TokenEntry};
 use super::collect::Collected;
 use super::driver::Output;
@@ -8,6 +9,7 @@ use crate::api::chat::{
     AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatTokenLogprob, Role, TopLogprob,
 };
 use crate::api::common::{FinishReason, ObjectKind, Usage};
+use crate::api::tools::{CallKind, FunctionCall, FunctionDelta, ToolCall, ToolCallDelta};
 use crate::generation::TokenLogprobs;
 use std::collections::HashSet;
 
@@ -31,7 +33,7 @@ impl Shape for ChatShape {
         let prompt_logprobs = choices.first().and_then(|choice| envelope.prompt_logprobs(&choice.prompt_scores));
         let choices = (0u32..).zip(choices).map(|(index, choice)| ChatChoice {
             index,
-            message: AssistantMessage { role: Role::Assistant, content: choice.text, refusal: None },
+            message: message(choice.text, choice.calls),
             logprobs: self.logprobs(&choice.logprobs),
             finish_reason: choice.finish,
             token_ids: envelope.token_ids(choice.tokens),
@@ -56,9 +58,13 @@ impl Shape for ChatShape {
         if !self.begun.contains(&index) {
             let prompt_token_ids = if self.begun.is_empty() { self.envelope.prompt_token_ids(index) } else { None };
             self.begun.insert(index);
-            let delta = ChatDelta { role: Some(Role::Assistant), content: Some(String::new()) };
+            let delta = ChatDelta { role: Some(Role::Assistant), content: Some(String::new()), tool_calls: None };
             let first = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
             chunks.push(ChatChunk { prompt_token_ids, ..self.chunk_of(vec![first], usage) });
+        }
+        if let Some(progress) = output.progress.prefill {
+            let choice = ChatChunkChoice { index, delta: ChatDelta::default(), logprobs: None, finish_reason: None, token_ids: None };
+            chunks.push(ChatChunk { prompt_progress: Some(progress), ..self.chunk_of(vec![choice], usage) });
         }
         if let Some(piece) = output.progress.piece {
             chunks.push(self.piece(index, piece, usage));
@@ -74,11 +80,40 @@ impl Shape for ChatShape {
     }
 }
 
+/// The message of a whole answer.
+fn message(text: String, calls: Vec<(String, String)>) -> AssistantMessage {
+    let call = |(name, arguments)| ToolCall { id: call_id(), kind: CallKind::Function, function: FunctionCall { name, arguments } };
+    let calls: Vec<ToolCall> = calls.into_iter().map(call).collect();
+    let content = (!text.is_empty() || calls.is_empty()).then_some(text);
+    AssistantMessage { role: Role::Assistant, content, refusal: None, tool_calls: (!calls.is_empty()).then_some(calls) }
+}
+
+/// The same in a stream.
+fn deltas(pieces: Vec<CallPiece>) -> Vec<ToolCallDelta> {
+    let delta = |piece| match piece {
+        CallPiece::Begin { index, name } => ToolCallDelta {
+            index,
+            id: Some(call_id()),
+            kind: Some(CallKind::Function),
+            function: FunctionDelta { name: Some(name), arguments: String::new() },
+        },
+        CallPiece::Arguments { index, text } => {
+            ToolCallDelta { index, function: FunctionDelta { name: None, arguments: text }, ..ToolCallDelta::default() }
+        }
+    };
+    pieces.into_iter().map(delta).collect()
+}
+
+fn call_id() -> String {
+    format!("call_{}", uuid::Uuid::new_v4().simple())
+}
+
 impl ChatShape {
     fn piece(&self, index: u32, piece: Piece, usage: Option<Option<Usage>>) -> ChatChunk {
+        let calls = (!piece.calls.is_empty()).then(|| deltas(piece.calls));
         let choice = ChatChunkChoice {
             index,
-            delta: ChatDelta { role: None, content: Some(piece.text) },
+            delta: ChatDelta { role: None, content: (!piece.text.is_empty() || calls.is_none()).then_some(piece.text), tool_calls: calls },
             logprobs: if piece.logprobs.is_empty() { None } else { self.logprobs(&piece.logprobs) },
             finish_reason: None,
             token_ids: self.envelope.token_ids(piece.tokens),
@@ -103,6 +138,7 @@ impl ChatShape {
             choices,
             usage,
             prompt_token_ids: None,
+            prompt_progress: None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! One choice: tokens in, pieces of the answer out.
 
+use super::calls::{CallPiece, CallReader};
 use super::offsets::TextOffsets;
-use crate::api::common::FinishReason;
+use crate::api::common::{FinishReason, PromptProgress};
 use crate::generation::{self, StopCriteria, TokenId, TokenLogprobs, Usage};
 use crate::server::parse::{OutputPlan, PromptPlan};
 use crate::tokenizer::{Detokenizer, StopMatcher, StopOutcome, Tokenizer};
@@ -18,12 +19,24 @@ pub struct Piece {
     pub tokens: Vec<TokenId>,
     /// One entry per token of the prompt, if asked for; in the first piece.
     pub prompt_scores: Vec<Option<TokenLogprobs>>,
+    /// Calls of tools.
+    pub calls: Vec<CallPiece>,
 }
 
 impl Piece {
+    /// Adds what comes behind it.
+    pub fn append(&mut self, next: Self) {
+        let Self { text, logprobs, tokens, prompt_scores, calls } = next;
+        self.text.push_str(&text);
+        self.logprobs.extend(logprobs);
+        self.tokens.extend(tokens);
+        self.prompt_scores.extend(prompt_scores);
+        self.calls.extend(calls);
+    }
+
     /// Whether it adds nothing a client could see.
     fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.logprobs.is_empty() && self.prompt_scores.is_empty()
+        self.text.is_empty() && self.calls.is_empty() && self.logprobs.is_empty() && self.prompt_scores.is_empty()
     }
 }
 
@@ -45,6 +58,8 @@ pub struct Progress {
     pub piece: Option<Piece>,
     /// Set once, with the last piece.
     pub finish: Option<FinishReason>,
+    /// How far the prompt is computed.
+    pub prefill: Option<PromptProgress>,
 }
 
 /// The state of one choice.
@@ -56,9 +71,15 @@ pub struct Choice {
     prompt: Option<PromptState>,
     wants_tokens: bool,
     skips_special: bool,
+    /// Finds calls in the text, if there may be any.
+    calls: Option<CallReader>,
     includes_stop: bool,
     offsets: TextOffsets,
     usage: Usage,
+    /// Tokens between two pieces.
+    interval: usize,
+    /// What was not handed out yet, once the first piece was.
+    held: Option<Piece>,
 }
 
 /// Text of the tokens, and where it ends.
@@ -125,9 +146,12 @@ impl Choice {
             }),
             wants_tokens: plan.return_token_ids,
             skips_special: plan.skip_special_tokens,
+            calls: plan.calls.map(CallReader::new),
             includes_stop: plan.include_stop,
             offsets: TextOffsets::starting_at(echoed_chars),
             usage: Usage { prompt_tokens, ..Usage::default() },
+            interval: plan.stream.map_or(1, |stream| stream.interval as usize),
+            held: None,
         }
     }
 
@@ -164,7 +188,7 @@ impl Choice {
         if logprobs.is_some() {
             piece.logprobs.push(TokenEntry { token, offset, logprobs });
         }
-        piece.text.push_str(&text);
+        self.read(&text, &mut piece);
         piece.tokens.push(token);
         self.progress(piece, stopped.then_some(FinishReason::Stop))
     }
@@ -194,18 +218,42 @@ impl Choice {
         if let Some(state) = &mut self.text {
             let rest = state.detokenizer.finish();
             let outcome = state.push(&rest, self.includes_stop);
-            piece.text.push_str(&outcome.text);
+            let mut text = outcome.text;
             match outcome.matched {
                 Some(_) => finish = FinishReason::Stop,
-                None => piece.text.push_str(&state.matcher.flush()),
+                None => text.push_str(&state.matcher.flush()),
             }
+            self.read(&text, &mut piece);
         }
         self.progress(piece, Some(finish))
     }
 
-    fn progress(&self, piece: Piece, finish: Option<FinishReason>) -> Progress {
+    /// Adds text to a piece, calls in it as such.
+    fn read(&mut self, text: &str, piece: &mut Piece) {
+        let Some(reader) = &mut self.calls else { return piece.text.push_str(text) };
+        let read = reader.push(text);
+        piece.text.push_str(&read.text);
+        piece.calls.extend(read.calls);
+    }
+
+    fn progress(&mut self, mut piece: Piece, mut finish: Option<FinishReason>) -> Progress {
+        if let (Some(reader), Some(reason)) = (&mut self.calls, &mut finish) {
+            piece.text.push_str(&reader.finish().text);
+            if reader.has_whole_calls() && *reason == FinishReason::Stop {
+                *reason = FinishReason::ToolCalls;
+            }
+        }
+        if let Some(held) = self.held.take() {
+            let next = std::mem::replace(&mut piece, held);
+            piece.append(next);
+            if finish.is_none() && piece.tokens.len() < self.interval {
+                self.held = Some(piece);
+                return Progress::default();
+            }
+        }
         let visible = !piece.is_empty() || (self.wants_tokens && !piece.tokens.is_empty());
-        Progress { piece: visible.then_some(piece), finish }
+        self.held = (visible && self.interval > 1).then(Piece::default);
+        Progress { piece: visible.then_some(piece), finish, prefill: None }
     }
 
     /// What is said of the prompt, the first time; all its log-probabilities have come before anything else does.
@@ -219,7 +267,7 @@ impl Choice {
         };
         let logprobs = echoed.map(|count| self.score(likeliest(for_echo, count), &tokens)).unwrap_or_default();
         let prompt_scores = own.map(|count| likeliest(for_own, count)).unwrap_or_default();
-        Piece { text: echo.unwrap_or_default(), logprobs, tokens: Vec::new(), prompt_scores }
+        Piece { text: echo.unwrap_or_default(), logprobs, tokens: Vec::new(), prompt_scores, calls: Vec::new() }
     }
 
     fn score(&self, scores: Vec<Option<TokenLogprobs>>, tokens: &[TokenId]) -> Vec<TokenEntry> {

@@ -1,5 +1,6 @@
 //! A whole answer: everything a request's choices came to.
 
+use super::calls::CallPiece;
 use super::choice::{Piece, TokenEntry};
 use super::driver::Driver;
 use crate::api::common::{FinishReason, Usage};
@@ -17,6 +18,8 @@ pub struct Collected {
     pub tokens: Vec<TokenId>,
     /// One entry per token of the prompt, if asked for.
     pub prompt_scores: Vec<Option<TokenLogprobs>>,
+    /// Calls of tools, in the order of their indices: function and arguments.
+    pub calls: Vec<(String, String)>,
     /// Why it ended.
     pub finish: FinishReason,
 }
@@ -31,19 +34,28 @@ pub async fn collect(mut driver: Driver, choices: usize) -> Result<(Vec<Collecte
         let output = output?;
         let Some((whole, finish)) = collected.get_mut(output.choice as usize) else { continue };
         if let Some(piece) = output.progress.piece {
-            whole.text.push_str(&piece.text);
-            whole.logprobs.extend(piece.logprobs);
-            whole.tokens.extend(piece.tokens);
-            whole.prompt_scores.extend(piece.prompt_scores);
+            whole.append(piece);
         }
         *finish = finish.or(output.progress.finish);
     }
     let choices = collected.into_iter().map(|(piece, finish)| {
         let finish = finish.ok_or_else(|| ApiError::Internal { detail: "a choice has no end".to_owned() })?;
-        let Piece { text, logprobs, tokens, prompt_scores } = piece;
-        Ok(Collected { text, logprobs, tokens, prompt_scores, finish })
+        let Piece { text, logprobs, tokens, prompt_scores, calls } = piece;
+        Ok(Collected { text, logprobs, tokens, prompt_scores, calls: whole_calls(calls), finish })
     });
     Ok((choices.collect::<Result<_, ApiError>>()?, driver.usage()))
+}
+
+fn whole_calls(pieces: Vec<CallPiece>) -> Vec<(String, String)> {
+    let mut calls: Vec<(String, String)> = Vec::new();
+    for piece in pieces {
+        match (piece, calls.last_mut()) {
+            (CallPiece::Begin { name, .. }, _) => calls.push((name, String::new())),
+            (CallPiece::Arguments { text, .. }, Some((_, arguments))) => arguments.push_str(&text),
+            (CallPiece::Arguments { .. }, None) => {}
+        }
+    }
+    calls
 }
 
 /// The `n` best of each `best_of` choices in a row, best first: those with the highest log-probability a token.
@@ -90,6 +102,7 @@ mod tests {
             logprobs: entries,
             tokens: vec![0; logprobs.len()],
             prompt_scores: Vec::new(),
+            calls: Vec::new(),
             finish: FinishReason::Stop,
         }
     }

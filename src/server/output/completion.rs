@@ -50,6 +50,10 @@ impl Shape for CompletionShape {
 
     fn chunks(&mut self, output: Output, so_far: Option<Usage>) -> Vec<CompletionChunk> {
         let mut chunks = Vec::with_capacity(2);
+        if let Some(progress) = output.progress.prefill {
+            let chunk = self.chunk(output.choice, Piece::default(), (None, so_far));
+            chunks.push(CompletionChunk { prompt_progress: Some(progress), ..chunk });
+        }
         if let Some(piece) = output.progress.piece {
             chunks.push(self.chunk(output.choice, piece, (None, so_far)));
         }
@@ -88,6 +92,7 @@ impl CompletionShape {
             system_fingerprint: envelope.system_fingerprint.clone(),
             choices,
             usage,
+            prompt_progress: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Merges the sequences of one request and turns their events into pieces of the answer.
 
 use super::choice::{Choice, Progress};
-use crate::api::common::{PromptTokensDetails, Usage};
+use crate::api::common::{PromptProgress, PromptTokensDetails, Usage};
 use crate::engine::GenerationStream;
 use crate::generation::{FailureKind, GenerationEvent, GenerationFailure};
 use crate::server::error::ApiError;
@@ -74,6 +74,13 @@ impl Driver {
                 state.scheduled(cached_tokens);
                 Ok(Progress::default())
             }
+            Some(GenerationEvent::Prefill { computed }) => {
+                let usage = state.usage();
+                let time_ms = u64::try_from(self.record.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let (total, cache) = (u64::from(usage.prompt_tokens), u64::from(usage.cached_tokens));
+                let prefill = PromptProgress { total, cache, processed: u64::from(computed), time_ms };
+                Ok(Progress { prefill: Some(prefill), ..Progress::default() })
+            }
             Some(GenerationEvent::PromptLogprobs(scores)) => {
                 state.prompt_logprobs(scores);
                 Ok(Progress::default())
@@ -138,6 +145,7 @@ impl From<GenerationFailure> for ApiError {
         match kind {
             FailureKind::NonFiniteLogits => Self::NonFiniteLogits { detail },
             FailureKind::NothingAllowed => Self::NothingAllowed,
+            FailureKind::ConstraintFailed => Self::FormTooComplex { detail },
             FailureKind::StepFailed => Self::Internal { detail },
             FailureKind::DeadlineExceeded => Self::DeadlineExceeded,
             FailureKind::ShuttingDown => Self::Draining,

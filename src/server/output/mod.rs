@@ -9,6 +9,7 @@
 //! **Architecture invariant:** the [`driver::Driver`] owns the engine's streams. Whoever drops it — a client that went away, an error, a stop
 //! string — aborts what still runs.
 
+pub mod calls;
 pub mod chat;
 pub mod choice;
 pub mod collect;

@@ -20,6 +20,7 @@ fn choice(stop_strings: &[String], prompt: &[TokenId]) -> Choice {
         prompts: Vec::new(),
         stop_strings: Arc::new(StopStrings::new(stop_strings.to_vec())),
         logprobs: None,
+        calls: None,
         echo: false,
         prompt_logprobs: None,
         include_stop: false,

@@ -6,6 +6,7 @@ use super::shared::{Parameters, StreamMode};
 use super::{Bounds, Caller};
 use crate::generation::{GenerationRequest, StopCriteria, TokenId};
 use crate::server::error::{ApiError, ContextLengthError};
+use crate::server::output::calls::Calling;
 use crate::tokenizer::StopStrings;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub struct Wanted {
     pub best_of: u32,
     /// Begin each text with its prompt, and score the prompt if `logprobs` is set.
     pub echo: bool,
+    /// How calls of tools stand in the text, if it may have any.
+    pub calls: Option<Calling>,
 }
 
 /// What the answer must look like.
@@ -50,6 +53,8 @@ pub struct OutputPlan {
     pub echo: bool,
     /// Log-probabilities of the prompts, with so many alternatives.
     pub prompt_logprobs: Option<u8>,
+    /// How calls of tools stand in texts, if they may have any.
+    pub calls: Option<Calling>,
     /// Keep the stop string at the end of a text.
     pub include_stop: bool,
     /// Leave special tokens out of texts.
@@ -111,6 +116,9 @@ pub fn assemble(
     bounds: &Bounds<'_>,
     caller: &Caller,
 ) -> Result<Assembled, ApiError> {
+    if wanted.logprobs.is_none() && !parameters.logprob_tokens.is_empty() {
+        return Err(ApiError::invalid("logprob_token_ids", "is only allowed with 'logprobs'"));
+    }
     let mut prompts = Vec::with_capacity(encoded.len());
     for mut prompt in encoded {
         if let Some(truncation) = parameters.truncation {
@@ -139,6 +147,7 @@ pub fn assemble(
         logprobs: wanted.logprobs,
         echo: wanted.echo,
         prompt_logprobs: parameters.prompt_logprobs,
+        calls: wanted.calls,
         include_stop: parameters.include_stop,
         skip_special_tokens: parameters.skip_special_tokens,
         tokens_as_ids: parameters.tokens_as_ids,
@@ -158,6 +167,10 @@ fn requests(parameters: &Parameters, prompts: &[PromptPlan], wanted: Wanted, cal
             prompt_index,
             choice_index,
             sampling: parameters.sampling.clone(),
+            constraint: parameters.constraint.clone(),
+            logprob_tokens: parameters.logprob_tokens.clone(),
+            reports_prefill: parameters.stream.is_some_and(|stream| stream.progress),
+            priority: parameters.priority,
             stop: prompt.stop.clone(),
             // The best choices are found by them.
             logprobs: wanted.logprobs.or((wanted.best_of > parameters.n).then_some(0)),

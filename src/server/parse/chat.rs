@@ -2,12 +2,20 @@
 
 use super::encode::{Conversation, Ending, Source};
 use super::shared::{self, MAX_LOGPROBS, Parameters};
+use super::tools::Tools;
 use super::{Bounds, range};
 use crate::api::chat::{ChatMessage as WireMessage, ChatRequest, Role};
 use crate::api::input::{ContentPart, MessageContent};
+use crate::api::tools::PastCall;
 use crate::server::error::ApiError;
+use crate::server::extract::strict::parse_object;
+use crate::server::output::calls::Calling;
 use crate::tokenizer::ChatMessage;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+/// Longest arguments of a past call that templates see as JSON.
+const MAX_ARGUMENT_BYTES: usize = 16 << 10;
+const MAX_ARGUMENT_VALUES: usize = 1_000;
 
 /// A chat request, checked but for what needs the number of prompt tokens.
 #[derive(Debug)]
@@ -18,6 +26,8 @@ pub struct Chat {
     pub source: Source,
     /// How many tokens were asked for, and by which parameter; `None`: what the context has left.
     pub max_tokens: Option<(&'static str, u32)>,
+    /// How calls of tools stand in the answer, if there may be any.
+    pub calls: Option<Calling>,
     /// Log-probabilities with so many alternatives.
     pub logprobs: Option<u8>,
 }
@@ -37,11 +47,19 @@ impl Chat {
             continue_final_message: request.continue_final_message,
             variables: request.chat_template_kwargs,
         };
-        let conversation = turns.parse()?;
+        let tools = Tools::parse(request.tools, request.tool_choice, shared.parallel_tool_calls)?;
+        let mut conversation = turns.parse()?;
+        conversation.tools = tools.as_ref().map(|tools| tools.definitions.clone()).unwrap_or_default();
         if !bounds.has_tokenizer {
             return Err(ApiError::unsupported("messages", "it runs without a tokenizer; send token ids to /v1/completions"));
         }
-        Ok(Self { parameters: shared::resolve(shared, bounds)?, source: Source::Chat(conversation), max_tokens, logprobs })
+        let mut parameters = shared::resolve(shared, bounds)?;
+        let syntax = bounds.call_syntax;
+        let calls = tools.as_ref().map(|tools| Calling { syntax, after_text: tools.may_follow_text(parameters.form.is_some()) });
+        if let Some(tools) = &tools {
+            parameters.form = Some(tools.form(parameters.form.as_ref(), syntax)?);
+        }
+        Ok(Self { parameters, source: Source::Chat(conversation), calls, max_tokens, logprobs })
     }
 }
 
@@ -89,7 +107,8 @@ impl Turns {
             (false, true) => Ending::FinalMessage,
             (true, true) => return Err(ApiError::invalid("continue_final_message", "is only allowed with 'add_generation_prompt': false")),
         };
-        Ok(Conversation { messages: messages(self.messages)?, ending, variables: self.variables.unwrap_or_default() })
+        let variables = self.variables.unwrap_or_default();
+        Ok(Conversation { messages: messages(self.messages)?, ending, variables, tools: Vec::new() })
     }
 }
 
@@ -106,8 +125,6 @@ fn parse_message(index: usize, message: WireMessage) -> Result<ChatMessage, ApiE
     let not_implemented = [
         ("audio", &message.audio),
         ("annotations", &message.annotations),
-        ("tool_calls", &message.tool_calls),
-        ("tool_call_id", &message.tool_call_id),
         ("function_call", &message.function_call),
         ("refusal", &message.refusal),
     ];
@@ -119,16 +136,60 @@ fn parse_message(index: usize, message: WireMessage) -> Result<ChatMessage, ApiE
     let role = message.role.ok_or_else(|| ApiError::Missing { param: at("role") })?;
     let role = match (Role::from_name(&role), role.as_str()) {
         (Some(role), _) => role,
-        (None, "tool" | "function") => return Err(ApiError::unsupported(at("role"), "tools are not implemented")),
+        (None, "function") => return Err(ApiError::unsupported(at("role"), "the role of tools is 'tool'")),
         (None, _) => {
             return Err(ApiError::invalid(at("role"), format!("must be one of {}, got '{role}'", Role::NAMES.join(", "))));
         }
     };
-    let content = match message.content.ok_or_else(|| ApiError::Missing { param: at("content") })? {
-        MessageContent::Text(text) => text,
-        MessageContent::Parts(parts) => parts_text(&at("content"), parts)?,
+    let extra = tool_fields(&at, role, message.tool_calls, message.tool_call_id)?;
+    let content = match message.content {
+        Some(MessageContent::Text(text)) => text,
+        Some(MessageContent::Parts(parts)) => parts_text(&at("content"), parts)?,
+        None if extra.contains_key("tool_calls") => String::new(),
+        None => return Err(ApiError::Missing { param: at("content") }),
     };
-    Ok(ChatMessage { role: role.template_name().to_owned(), content, name: message.name })
+    Ok(ChatMessage { role: role.template_name().to_owned(), content, name: message.name, extra })
+}
+
+/// `tool_calls` and `tool_call_id`, as chat templates want them.
+fn tool_fields(
+    at: &dyn Fn(&str) -> String,
+    role: Role,
+    calls: Option<Vec<PastCall>>,
+    id: Option<String>,
+) -> Result<Map<String, Value>, ApiError> {
+    let mut fields = Map::new();
+    let calls = calls.filter(|calls| !calls.is_empty());
+    match (role, id) {
+        (Role::Tool, Some(id)) => drop(fields.insert("tool_call_id".to_owned(), Value::from(id))),
+        (Role::Tool, None) => return Err(ApiError::Missing { param: at("tool_call_id") }),
+        (_, Some(_)) => return Err(ApiError::invalid(at("tool_call_id"), "is only allowed in messages of the role 'tool'")),
+        (_, None) => {}
+    }
+    if let Some(calls) = calls {
+        if role != Role::Assistant {
+            return Err(ApiError::invalid(at("tool_calls"), "is only allowed in messages of the role 'assistant'"));
+        }
+        let call = |(index, call)| past_call(&at(&format!("tool_calls[{index}]")), call);
+        fields.insert("tool_calls".to_owned(), calls.into_iter().enumerate().map(call).collect::<Result<_, _>>()?);
+    }
+    Ok(fields)
+}
+
+fn past_call(at: &str, call: PastCall) -> Result<Value, ApiError> {
+    let missing = |field: &str| ApiError::Missing { param: format!("{at}.{field}") };
+    if let Some(other) = call.kind.filter(|kind| kind != "function") {
+        return Err(ApiError::invalid(format!("{at}.type"), format!("must be 'function', got '{other}'")));
+    }
+    let id = call.id.ok_or_else(|| missing("id"))?;
+    let function = call.function.ok_or_else(|| missing("function"))?;
+    let name = function.name.ok_or_else(|| missing("function.name"))?;
+    let text = function.arguments.ok_or_else(|| missing("function.arguments"))?;
+    // Templates write them as JSON themselves; what is none, or long, stays the text that it is.
+    let is_short = text.len() <= MAX_ARGUMENT_BYTES;
+    let parsed = is_short.then(|| parse_object(text.as_bytes(), MAX_ARGUMENT_VALUES).ok()).flatten();
+    let arguments = parsed.map_or(Value::String(text), Value::Object);
+    Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
 }
 
 fn parts_text(param: &str, parts: Vec<ContentPart>) -> Result<String, ApiError> {

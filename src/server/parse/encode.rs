@@ -3,7 +3,9 @@
 //! Short texts are encoded at once; longer ones go through `offload`. A text that cannot fit the context whatever its tokens are is refused
 //! before it is encoded.
 
+use super::tool_text;
 use crate::generation::TokenId;
+use crate::grammar::CallSyntax;
 use crate::server::error::{ApiError, ContextLengthError};
 use crate::server::offload::Offload;
 use crate::tokenizer::{ChatInput, ChatMessage, ChatTemplate, TemplateError, Tokenizer, TokenizerError};
@@ -39,6 +41,8 @@ pub struct Conversation {
     pub messages: Vec<ChatMessage>,
     /// Where the text ends.
     pub ending: Ending,
+    /// Tools that may be called, as templates want them.
+    pub tools: Vec<Value>,
     /// Further variables of the template.
     pub variables: Map<String, Value>,
 }
@@ -70,9 +74,10 @@ impl Source {
         match self {
             Self::Text { text, .. } => text.len(),
             Self::Tokens(_) => 0,
-            Self::Chat(Conversation { messages, variables, .. }) => {
-                let message = |m: &ChatMessage| m.content.len() + m.name.as_deref().map_or(0, str::len) + MESSAGE_BYTES;
-                messages.iter().map(message).sum::<usize>() + variables.values().map(cost_of_variable).sum::<usize>()
+            Self::Chat(Conversation { messages, variables, tools, .. }) => {
+                let extra = |m: &ChatMessage| m.extra.values().map(cost_of_variable).sum::<usize>();
+                let message = |m: &ChatMessage| m.content.len() + m.name.as_deref().map_or(0, str::len) + extra(m) + MESSAGE_BYTES;
+                messages.iter().map(message).sum::<usize>() + variables.values().chain(tools).map(cost_of_variable).sum::<usize>()
             }
         }
     }
@@ -108,6 +113,7 @@ pub struct Encoded {
 #[derive(Debug)]
 pub struct Encoder {
     codec: Option<Arc<Codec>>,
+    call_syntax: CallSyntax,
     offload: Offload,
 }
 
@@ -115,6 +121,9 @@ pub struct Encoder {
 struct Codec {
     tokenizer: Arc<Tokenizer>,
     template: Arc<ChatTemplate>,
+    /// Whether the template writes tools and calls itself.
+    knows_tools: bool,
+    call_syntax: CallSyntax,
     max_model_len: usize,
 }
 
@@ -122,8 +131,20 @@ impl Encoder {
     /// An encoder for a model with a context of `max_model_len` tokens; without a tokenizer it passes token ids through.
     /// Long prompts go through `offload`.
     pub fn new(tokenizer: Option<Arc<Tokenizer>>, template: Arc<ChatTemplate>, max_model_len: usize, offload: Offload) -> Self {
-        let codec = tokenizer.map(|tokenizer| Arc::new(Codec { tokenizer, template, max_model_len }));
-        Self { codec, offload }
+        let knows_tools = template.uses("tools");
+        let call_syntax = CallSyntax::of_template(template.source()).filter(|_| knows_tools).unwrap_or(CallSyntax::TAGS);
+        let codec = tokenizer.map(|tokenizer| Arc::new(Codec { tokenizer, template, knows_tools, call_syntax, max_model_len }));
+        Self { codec, call_syntax, offload }
+    }
+
+    /// How the model writes calls of tools: as its template does, if that knows tools in a syntax that is known here.
+    pub fn call_syntax(&self) -> CallSyntax {
+        self.call_syntax
+    }
+
+    /// Whether the tokenizer has a special token for the marker of calls, which must then be read as text.
+    pub fn calls_are_special(&self) -> bool {
+        self.codec.as_ref().is_some_and(|codec| codec.tokenizer.special_tokens().contents().any(|token| token == self.call_syntax.open))
     }
 
     /// Encodes the prompts of one request, in order. Those that will be cut may have any length.
@@ -191,7 +212,8 @@ impl Codec {
     }
 
     fn encode_chat(&self, conversation: Conversation, is_cut: bool) -> Result<Vec<TokenId>, ApiError> {
-        let Conversation { messages, ending, variables } = conversation;
+        let Conversation { messages, ending, variables, tools } = conversation;
+        let (messages, variables) = self.with_tools(messages, variables, tools)?;
         let input = ChatInput {
             add_generation_prompt: ending == Ending::NextMessage,
             continue_final_message: ending == Ending::FinalMessage,
@@ -204,6 +226,22 @@ impl Codec {
             self.check_length("messages", rendered.typed().iter().map(ExactSizeIterator::len).sum())?;
         }
         self.tokenizer.encode_chat(&rendered).map_err(|e| not_encodable("messages", &e))
+    }
+
+    /// Tools where the template wants them: in a variable of their own, or in the messages.
+    fn with_tools(
+        &self,
+        messages: Vec<ChatMessage>,
+        mut variables: Map<String, Value>,
+        tools: Vec<Value>,
+    ) -> Result<(Vec<ChatMessage>, Map<String, Value>), ApiError> {
+        if !self.knows_tools {
+            return Ok((tool_text::spell(messages, &tools, self.call_syntax), variables));
+        }
+        if !tools.is_empty() && variables.insert("tools".to_owned(), Value::Array(tools)).is_some() {
+            return Err(ApiError::invalid("chat_template_kwargs.tools", "must not stand beside 'tools'"));
+        }
+        Ok((messages, variables))
     }
 
     /// Refuses a text of more bytes than the context's tokens can have.
@@ -222,6 +260,9 @@ fn not_encodable(param: &str, error: &TokenizerError) -> ApiError {
 }
 
 fn template_error(error: &TemplateError) -> ApiError {
+    if let TemplateError::ReservedVariable { variable } = error {
+        return ApiError::invalid(format!("chat_template_kwargs.{variable}"), "is a variable of every template and cannot be set");
+    }
     ApiError::Template { detail: error.to_string() }
 }
 
@@ -232,7 +273,7 @@ mod tests {
 
     #[test]
     fn empty_messages_cost_too() {
-        let message = ChatMessage { role: "user".into(), content: String::new(), name: Some("ab".into()) };
+        let message = ChatMessage { role: "user".into(), content: String::new(), name: Some("ab".into()), ..ChatMessage::default() };
         let chat = |count| Source::Chat(Conversation { messages: vec![message.clone(); count], ..Conversation::default() });
         assert_eq!(chat(3).cost(), 3 * 66);
         assert!(chat(50_000).cost() > INLINE_BYTES);

@@ -29,7 +29,6 @@ impl Truncation {
             Some(other) => return Err(ApiError::invalid("truncation_side", format!("must be 'left' or 'right', got '{other}'"))),
         };
         match range::integer::<i64>("truncate_prompt_tokens", tokens, -1..=i64::MAX)? {
-            None if side.is_some() => Err(ApiError::invalid("truncation_side", "is only allowed with 'truncate_prompt_tokens'")),
             None => Ok(None),
             Some(0) => Err(ApiError::invalid("truncate_prompt_tokens", "must be -1 or at least 1, got 0")),
             Some(tokens) => Ok(Some(Self { max_tokens: usize::try_from(tokens).ok(), at_end })),
@@ -78,7 +77,7 @@ mod tests {
         assert_eq!(cut(-1, None, 3), [2, 3, 4]);
         assert!(cut(-1, None, 0).is_empty());
         assert_eq!(Truncation::parse(None, None), Ok(None));
-        for (tokens, side) in [(Some(0), None), (Some(-2), None), (Some(1), Some("up")), (None, Some("left"))] {
+        for (tokens, side) in [(Some(0), None), (Some(-2), None), (Some(1), Some("up"))] {
             assert!(Truncation::parse(tokens, side).is_err(), "{tokens:?} {side:?}");
         }
     }

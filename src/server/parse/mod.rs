@@ -12,11 +12,14 @@ mod caller;
 pub mod chat;
 pub mod completion;
 pub mod encode;
+pub mod form;
 mod limits;
 mod logit_bias;
 mod range;
 pub mod shared;
 pub mod tokens;
+mod tool_text;
+pub mod tools;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ pub use limits::{Truncation, header_timeout};
 pub use shared::StreamMode;
 
 use super::model_card::{GenerationDefaults, ModelCard};
+use crate::grammar::CallSyntax;
 
 /// What a request is checked against.
 #[derive(Clone, Copy, Debug)]
@@ -43,4 +47,6 @@ pub struct Bounds<'a> {
     pub default_seed: Option<u64>,
     /// Whether there is a tokenizer: without one there is no text.
     pub has_tokenizer: bool,
+    /// How the model writes calls of tools.
+    pub call_syntax: CallSyntax,
 }

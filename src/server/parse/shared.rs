@@ -1,11 +1,12 @@
 //! The parameters that both APIs have.
 
+use super::form::AskedForm;
 use super::limits::{self, Truncation};
 use super::{Bounds, logit_bias, range, tokens};
 use crate::api::common::StreamOptions;
 use crate::api::input::Stop;
 use crate::api::shared::SharedRequest;
-use crate::generation::{SamplingParams, TokenId};
+use crate::generation::{ConstraintRef, SamplingParams, TokenId};
 use crate::server::error::ApiError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,8 @@ const MAX_STOP_STRINGS: usize = 64;
 const MAX_STOP_BYTES: usize = 4096;
 /// Longest `cache_salt`.
 const MAX_SALT_BYTES: usize = 1024;
+/// Highest and lowest priority.
+const MAX_PRIORITY: i64 = 100;
 /// Most alternatives with a log-probability.
 pub const MAX_LOGPROBS: i64 = 20;
 
@@ -26,6 +29,10 @@ pub struct StreamMode {
     pub include_usage: bool,
     /// Whether every chunk carries the usage so far.
     pub continuous_usage: bool,
+    /// Tokens between two chunks of a choice, at least 1.
+    pub interval: u32,
+    /// Whether chunks tell how far the prompt is computed.
+    pub progress: bool,
 }
 
 /// The parameters that both APIs have, resolved.
@@ -63,6 +70,14 @@ pub struct Parameters {
     pub truncation: Option<Truncation>,
     /// Time that the request may take.
     pub timeout: Option<Duration>,
+    /// Tokens whose log-probabilities are listed.
+    pub logprob_tokens: Arc<[TokenId]>,
+    /// Who goes first.
+    pub priority: i16,
+    /// What the text must look like.
+    pub form: Option<AskedForm>,
+    /// The form, once it is compiled.
+    pub constraint: Option<ConstraintRef>,
     /// Only prompts of the same salt share the prefix cache.
     pub cache_salt: Option<String>,
 }
@@ -77,7 +92,7 @@ pub fn resolve(request: SharedRequest, bounds: &Bounds<'_>) -> Result<Parameters
     let min_tokens = range::integer("min_tokens", request.min_tokens, 0..=i64::from(u32::MAX))?.unwrap_or(0);
     let ignore_eos = request.ignore_eos.unwrap_or(false);
     let eos_token_ids = if ignore_eos { Arc::from([]) } else { bounds.defaults.eos_token_ids.clone().into() };
-    let stream = stream_mode(request.stream, request.stream_options.as_ref())?;
+    let stream = stream_mode(&request)?;
     let prompt_logprobs = range::integer("prompt_logprobs", request.prompt_logprobs, 0..=MAX_LOGPROBS)?;
     if prompt_logprobs.is_some() && stream.is_some() {
         return Err(ApiError::invalid("prompt_logprobs", "is not allowed with 'stream': true"));
@@ -94,6 +109,10 @@ pub fn resolve(request: SharedRequest, bounds: &Bounds<'_>) -> Result<Parameters
         tokens_as_ids: request.return_tokens_as_token_ids.unwrap_or(false),
         truncation: Truncation::parse(request.truncate_prompt_tokens, request.truncation_side.as_deref())?,
         timeout: limits::timeout(request.timeout_ms)?,
+        logprob_tokens: tokens::logprob_tokens(request.logprob_token_ids.as_deref(), bounds)?,
+        priority: range::integer("priority", request.priority, -MAX_PRIORITY..=MAX_PRIORITY)?.unwrap_or(0),
+        constraint: None,
+        form: AskedForm::parse(request.response_format, request.structured_outputs)?,
         cache_salt: cache_salt(request.cache_salt)?,
         model: resolve_model(request.model, bounds)?,
         stop_strings: stop_strings(request.stop, bounds.has_tokenizer)?,
@@ -144,17 +163,27 @@ fn check_service_tier(tier: Option<&str>) -> Result<(), ApiError> {
     }
 }
 
-fn stream_mode(stream: Option<bool>, options: Option<&StreamOptions>) -> Result<Option<StreamMode>, ApiError> {
-    let stream = stream.unwrap_or(false);
-    let Some(options) = options else { return Ok(stream.then_some(StreamMode { include_usage: false, continuous_usage: false })) };
-    if !stream {
-        return Err(ApiError::invalid("stream_options", "is only allowed with 'stream': true"));
+fn stream_mode(request: &SharedRequest) -> Result<Option<StreamMode>, ApiError> {
+    let interval = range::integer("stream_interval", request.stream_interval, 1..=i64::from(u32::MAX))?;
+    let options = StreamOptions::default();
+    if !request.stream.unwrap_or(false) {
+        let given = [
+            ("stream_options", request.stream_options.is_some()),
+            ("stream_interval", interval.is_some()),
+            ("return_progress", request.return_progress == Some(true)),
+        ];
+        return match given.iter().find(|(_, is_given)| *is_given) {
+            Some((param, _)) => Err(ApiError::invalid(*param, "is only allowed with 'stream': true")),
+            None => Ok(None),
+        };
     }
+    let options = request.stream_options.as_ref().unwrap_or(&options);
     if options.include_obfuscation == Some(true) {
         return Err(ApiError::unsupported("stream_options.include_obfuscation", ""));
     }
     let (include_usage, continuous_usage) = (options.include_usage.unwrap_or(false), options.continuous_usage_stats.unwrap_or(false));
-    Ok(Some(StreamMode { include_usage, continuous_usage }))
+    let (interval, progress) = (interval.unwrap_or(1), request.return_progress.unwrap_or(false));
+    Ok(Some(StreamMode { include_usage, continuous_usage, interval, progress }))
 }
 
 fn cache_salt(salt: Option<String>) -> Result<Option<String>, ApiError> {

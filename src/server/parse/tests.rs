@@ -4,6 +4,7 @@ use super::assemble::{MaxTokens, Wanted, assemble, check_choices};
 use super::completion::Completion;
 use super::encode::{Encoded, Source};
 use super::{Assembled, Bounds, Caller};
+use crate::grammar::CallSyntax;
 use crate::server::error::ApiError;
 use crate::server::extract::decode::{decode, field_names};
 use crate::server::model_card::{GenerationDefaults, ModelCard};
@@ -17,7 +18,15 @@ fn card() -> ModelCard {
 
 fn parse(object: Map<String, Value>) -> Result<Assembled, ApiError> {
     let (card, defaults) = (card(), GenerationDefaults { eos_token_ids: vec![2], ..GenerationDefaults::default() });
-    let bounds = Bounds { model: &card, defaults: &defaults, vocab_size: 100, max_choices: 8, default_seed: None, has_tokenizer: true };
+    let bounds = Bounds {
+        model: &card,
+        defaults: &defaults,
+        vocab_size: 100,
+        max_choices: 8,
+        default_seed: None,
+        has_tokenizer: true,
+        call_syntax: CallSyntax::TAGS,
+    };
     let completion = Completion::parse(decode(object)?, &bounds)?;
     check_choices((completion.parameters.n, completion.best_of), completion.sources.len(), &bounds)?;
     let encoded = completion.sources.into_iter().map(|source| match source {
@@ -28,7 +37,7 @@ fn parse(object: Map<String, Value>) -> Result<Assembled, ApiError> {
         Source::Chat(_) => unreachable!(),
     });
     let max_tokens = completion.max_tokens.map_or(MaxTokens::AtMost(16), |tokens| MaxTokens::Given("max_tokens", tokens));
-    let wanted = Wanted { max_tokens, logprobs: completion.logprobs, best_of: completion.best_of, echo: completion.echo };
+    let wanted = Wanted { max_tokens, logprobs: completion.logprobs, best_of: completion.best_of, echo: completion.echo, calls: None };
     let caller = Caller { request_id: Arc::from("id"), key: None };
     assemble(completion.parameters, encoded.collect(), wanted, &bounds, &caller)
 }

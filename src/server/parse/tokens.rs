@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 /// Most tokens that end a choice: each is looked for after every token.
 const MAX_STOP_TOKENS: usize = 1024;
+/// Most tokens whose log-probabilities are listed.
+const MAX_LOGPROB_TOKENS: usize = 128;
 /// Most words that are not generated, and their bytes together: they are looked for before every token, and encoded on the spot.
 const MAX_BAD_WORDS: usize = 64;
 const MAX_BAD_WORD_BYTES: usize = 4096;
@@ -30,6 +32,17 @@ pub(super) fn stop_tokens(tokens: Option<&[i64]>, bounds: &Bounds<'_>) -> Result
     tokens.dedup();
     if tokens.len() > MAX_STOP_TOKENS {
         return Err(ApiError::invalid("stop_token_ids", format!("must have at most {MAX_STOP_TOKENS} tokens, got {}", tokens.len())));
+    }
+    Ok(tokens.into())
+}
+
+/// `logprob_token_ids`.
+pub(super) fn logprob_tokens(tokens: Option<&[i64]>, bounds: &Bounds<'_>) -> Result<Arc<[TokenId]>, ApiError> {
+    let mut tokens = ids("logprob_token_ids", tokens.unwrap_or_default(), bounds.vocab_size)?;
+    tokens.sort_unstable();
+    tokens.dedup();
+    if tokens.len() > MAX_LOGPROB_TOKENS {
+        return Err(ApiError::invalid("logprob_token_ids", format!("must have at most {MAX_LOGPROB_TOKENS} tokens, got {}", tokens.len())));
     }
     Ok(tokens.into())
 }

@@ -6,8 +6,6 @@ use crate::api::error::{BodyErrors, ErrorBody};
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::output::chat::ChatShape;
-use crate::server::parse::assemble::{MaxTokens, Wanted};
-use crate::server::parse::chat::Chat;
 use crate::server::request_record::RequestRecord;
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -36,12 +34,6 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let arrival = Arrival::of(&request, record)?;
     let request = generate::read::<ChatRequest>(&app, request).await?;
-    let bounds = app.bounds();
-    let Chat { parameters, source, max_tokens, logprobs } = Chat::parse(request, &bounds)?;
-    let max_tokens = match max_tokens {
-        Some((param, tokens)) => MaxTokens::Given(param, tokens),
-        None => MaxTokens::AtMost(bounds.defaults.max_new_tokens.unwrap_or(u32::MAX)),
-    };
-    let wanted = Wanted { max_tokens, logprobs, best_of: parameters.n, echo: false };
-    generate::answer::<ChatShape>(&app, arrival, Checked { parameters, sources: vec![source], wanted }, "chatcmpl").await
+    let checked = Checked::chat(request, &app.bounds())?;
+    generate::answer::<ChatShape>(&app, arrival, checked, "chatcmpl").await
 }

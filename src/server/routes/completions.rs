@@ -6,8 +6,6 @@ use crate::api::error::{BodyErrors, ErrorBody};
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::output::completion::CompletionShape;
-use crate::server::parse::assemble::{MaxTokens, Wanted};
-use crate::server::parse::completion::Completion;
 use crate::server::request_record::RequestRecord;
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -36,11 +34,6 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let arrival = Arrival::of(&request, record)?;
     let request = generate::read::<CompletionRequest>(&app, request).await?;
-    let Completion { parameters, sources, max_tokens, logprobs, best_of, echo } = Completion::parse(request, &app.bounds())?;
-    let max_tokens = match max_tokens {
-        Some(tokens) => MaxTokens::Given("max_tokens", tokens),
-        None => MaxTokens::AtMost(Completion::DEFAULT_MAX_TOKENS),
-    };
-    let wanted = Wanted { max_tokens, logprobs, best_of, echo };
-    generate::answer::<CompletionShape>(&app, arrival, Checked { parameters, sources, wanted }, "cmpl").await
+    let checked = Checked::completion(request, &app.bounds())?;
+    generate::answer::<CompletionShape>(&app, arrival, checked, "cmpl").await
 }

@@ -1,5 +1,7 @@
 //! What both generating routes do: read, submit, answer.
 
+use crate::api::chat::ChatRequest;
+use crate::api::completion::CompletionRequest;
 use crate::engine::{AdmissionError, QueueLimit, SubmitError};
 use crate::server::App;
 use crate::server::auth::KeyHash;
@@ -13,10 +15,12 @@ use crate::server::output::driver::Driver;
 use crate::server::output::shape::{Envelope, Shape};
 use crate::server::output::sse;
 use crate::server::output::token_text::TokenText;
-use crate::server::parse::assemble::{Wanted, assemble, check_choices};
+use crate::server::parse::assemble::{MaxTokens, Wanted, assemble, check_choices};
+use crate::server::parse::chat::Chat;
+use crate::server::parse::completion::Completion;
 use crate::server::parse::encode::Source;
 use crate::server::parse::shared::Parameters;
-use crate::server::parse::{Assembled, Caller, OutputPlan, header_timeout};
+use crate::server::parse::{Assembled, Bounds, Caller, OutputPlan, header_timeout};
 use crate::server::request_record::RequestRecord;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -77,19 +81,61 @@ pub struct Checked {
     pub wanted: Wanted,
 }
 
+impl Checked {
+    /// Checks a completion.
+    ///
+    /// # Errors
+    /// 400 with the parameter at fault; 404 for another model.
+    pub fn completion(request: CompletionRequest, bounds: &Bounds<'_>) -> Result<Self, ApiError> {
+        let Completion { parameters, sources, max_tokens, logprobs, best_of, echo } = Completion::parse(request, bounds)?;
+        let max_tokens = match max_tokens {
+            Some(tokens) => MaxTokens::Given("max_tokens", tokens),
+            None => MaxTokens::AtMost(Completion::DEFAULT_MAX_TOKENS),
+        };
+        let wanted = Wanted { max_tokens, logprobs, best_of, echo, calls: None };
+        Ok(Self { parameters, sources, wanted })
+    }
+
+    /// Checks a chat completion.
+    ///
+    /// # Errors
+    /// 400 with the parameter at fault; 404 for another model.
+    pub fn chat(request: ChatRequest, bounds: &Bounds<'_>) -> Result<Self, ApiError> {
+        let Chat { parameters, source, calls, max_tokens, logprobs } = Chat::parse(request, bounds)?;
+        let max_tokens = match max_tokens {
+            Some((param, tokens)) => MaxTokens::Given(param, tokens),
+            None => MaxTokens::AtMost(bounds.defaults.max_new_tokens.unwrap_or(u32::MAX)),
+        };
+        let wanted = Wanted { max_tokens, logprobs, best_of: parameters.n, echo: false, calls };
+        Ok(Self { parameters, sources: vec![source], wanted })
+    }
+}
+
+/// Makes requests for the engine of a checked one: encodes its prompts, compiles what its answer must look like, fits it into the context.
+///
+/// # Errors
+/// 400 if a prompt cannot be encoded or does not fit, or the form cannot be enforced.
+pub async fn prepare(app: &App, arrival: &Arrival, checked: Checked) -> Result<Assembled, ApiError> {
+    let Checked { mut parameters, sources, wanted } = checked;
+    let bounds = app.bounds();
+    check_choices((parameters.n, wanted.best_of), sources.len(), &bounds)?;
+    let encoded = app.encoder.encode(sources, parameters.truncation.is_some()).await?;
+    if let Some(form) = parameters.form.take() {
+        parameters.constraint = Some(app.forms.compile(form).await?);
+    }
+    parameters.skip_special_tokens &= wanted.calls.is_none() || !app.encoder.calls_are_special();
+    parameters.sampling.bad_words = app.encoder.words(&parameters.bad_words)?.into();
+    assemble(parameters, encoded, wanted, &bounds, &arrival.caller)
+}
+
 /// Encodes the prompts, hands the sequences to the engine and answers, whole or streamed.
 ///
 /// # Errors
 /// 400 if a prompt cannot be encoded or does not fit; 503 if the engine does not take the sequences; whatever ends the generation of a whole
 /// answer.
 pub async fn answer<S: Shape>(app: &App, arrival: Arrival, checked: Checked, id_prefix: &str) -> Result<Response, ApiError> {
-    let Checked { mut parameters, sources, wanted } = checked;
-    let bounds = app.bounds();
-    check_choices((parameters.n, wanted.best_of), sources.len(), &bounds)?;
-    let encoded = app.encoder.encode(sources, parameters.truncation.is_some()).await?;
-    parameters.sampling.bad_words = app.encoder.words(&parameters.bad_words)?.into();
-    let deadline = arrival.deadline(parameters.timeout);
-    let assembled = assemble(parameters, encoded, wanted, &bounds, &arrival.caller)?;
+    let deadline = arrival.deadline(checked.parameters.timeout);
+    let assembled = prepare(app, &arrival, checked).await?;
     generate::<S>(app, arrival.record, (assembled, deadline), id_prefix).await
 }
 

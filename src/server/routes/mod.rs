@@ -6,6 +6,7 @@ pub mod generate;
 pub mod models;
 pub mod operations;
 pub mod probes;
+pub mod render;
 pub mod tokens;
 
 use super::error::ApiError;

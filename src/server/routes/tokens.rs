@@ -11,6 +11,7 @@ use crate::server::parse::chat::Turns;
 use crate::server::parse::encode::Source;
 use crate::server::parse::shared::resolve_model;
 use crate::server::parse::tokens::ids;
+use crate::server::parse::tools::Tools;
 use crate::tokenizer::Tokenizer;
 use axum::extract::{Request, State};
 use std::sync::Arc;
@@ -41,7 +42,9 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
                 continue_final_message: request.continue_final_message,
                 variables: request.chat_template_kwargs,
             };
-            let source = Source::Chat(turns.parse()?);
+            let mut conversation = turns.parse()?;
+            conversation.tools = Tools::parse(request.tools, None, None)?.map(|tools| tools.definitions).unwrap_or_default();
+            let source = Source::Chat(conversation);
             app.encoder.encode(vec![source], true).await?.into_iter().flat_map(|encoded| encoded.tokens.to_vec()).collect()
         }
         (None, None) => return Err(ApiError::Missing { param: "prompt".to_owned() }),

@@ -235,7 +235,7 @@ async fn bad_values_are_refused_by_name() {
         ("bad_words", json!(["a".repeat(5000)])),
         ("truncate_prompt_tokens", json!(0)),
         ("truncate_prompt_tokens", json!(-2)),
-        ("truncation_side", json!("left")),
+        ("truncation_side", json!("up")),
         ("cache_salt", json!("")),
         ("cache_salt", json!("a".repeat(2000))),
         ("timeout_ms", json!(0)),
@@ -278,7 +278,7 @@ async fn the_last_message_may_be_continued_and_templates_get_variables() {
     assert!(open.ends_with("Sure, ") && closed.ends_with("</s>"), "{closed:?} {open:?}");
     for (param, more) in [
         ("continue_final_message", json!({"continue_final_message": true})),
-        ("messages", json!({"chat_template_kwargs": {"messages": []}})),
+        ("chat_template_kwargs.messages", json!({"chat_template_kwargs": {"messages": []}})),
         ("chat_template_kwargs", json!({"chat_template_kwargs": [1]})),
     ] {
         let answer = server.chat(&with(&json!({"messages": turns}), more)).await;

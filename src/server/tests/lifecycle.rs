@@ -180,7 +180,9 @@ async fn one_failed_choice_ends_its_siblings() {
     let server = Setup { latency: Duration::from_millis(2), ..Setup::new() }.poison(7).start();
     let body = json!({"prompt": [[5], [7]], "max_tokens": 150, "ignore_eos": true, "stream": true});
     let answer = server.complete(&body).await;
-    assert!(answer.chunks().last().unwrap()["error"]["code"] == "non_finite_logits");
+    // Both come out of the first step: the failure may be read before there was any chunk.
+    let error = if answer.status == 500 { answer.error() } else { answer.chunks().last().unwrap()["error"].clone() };
+    assert_eq!(error["code"], "non_finite_logits");
     assert!(server.all_free().await);
     assert!(server.control.log().len() < 100);
     check_metrics(&server);

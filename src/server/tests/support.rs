@@ -34,6 +34,8 @@ pub struct Setup {
     pub options: ServerOptions,
     pub defaults: GenerationDefaults,
     pub with_tokenizer: bool,
+    pub template: Option<&'static str>,
+    pub max_model_len: usize,
     pub num_blocks: usize,
     pub latency: Duration,
     pub scripts: Vec<(Vec<TokenId>, Vec<TokenId>)>,
@@ -43,10 +45,12 @@ pub struct Setup {
 impl Setup {
     pub fn new() -> Self {
         Self {
-            engine: EngineConfig { max_model_len: MAX_MODEL_LEN, enable_prefix_caching: false, ..EngineConfig::default() },
+            engine: EngineConfig { enable_prefix_caching: false, ..EngineConfig::default() },
             options: ServerOptions::default(),
             defaults: GenerationDefaults { eos_token_ids: vec![2], ..GenerationDefaults::default() },
             with_tokenizer: true,
+            template: None,
+            max_model_len: MAX_MODEL_LEN,
             num_blocks: 128,
             latency: Duration::ZERO,
             scripts: Vec::new(),
@@ -89,15 +93,18 @@ impl Setup {
             runner = runner.with_poison_token(token);
         }
         let metrics = Metrics::new("demo");
-        let engine = Engine::start(Box::new(runner), self.engine, metrics.clone()).unwrap();
+        let config = EngineConfig { max_model_len: self.max_model_len, ..self.engine };
+        let engine = Engine::start(Box::new(runner), config, metrics.clone()).unwrap();
         let state = AppState {
             engine: engine.clone(),
             tokenizer: self.with_tokenizer.then(tokenizer),
-            template: Arc::new(ChatTemplate::from_source("demo", tokenizer().chat_template_source().unwrap()).unwrap()),
+            template: Arc::new(
+                ChatTemplate::from_source("demo", self.template.unwrap_or(tokenizer().chat_template_source().unwrap())).unwrap(),
+            ),
             model: ModelCard {
                 names: vec!["demo".into(), "apple/OpenELM".into()],
                 created: 1,
-                max_model_len: MAX_MODEL_LEN,
+                max_model_len: self.max_model_len,
                 fingerprint: "fp_test".into(),
                 chat_template: Some("demo".into()),
             },
@@ -114,6 +121,15 @@ pub fn text_tokens(text: &str) -> Vec<TokenId> {
     let mut tokens = tokenizer().encode(text.strip_prefix(' ').unwrap(), false).unwrap();
     tokens.push(2);
     tokens
+}
+
+/// A text in tokens that spell it byte for byte, and the end of the sequence.
+pub fn spelled(text: &str) -> Vec<TokenId> {
+    let byte = |byte: u8| {
+        let ids = 3..tokenizer().vocab_size() as TokenId;
+        ids.into_iter().find(|&id| tokenizer().token_bytes(id) == [byte]).unwrap()
+    };
+    text.bytes().map(byte).chain([2]).collect()
 }
 
 pub struct TestServer {

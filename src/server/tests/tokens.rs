@@ -57,7 +57,7 @@ async fn what_is_wrong_is_named() {
         ("/tokenize", json!({"messages": []}), 400, "messages"),
         ("/tokenize", json!({"prompt": 5}), 400, "prompt"),
         ("/tokenize", json!({"prompt": "a", "promt": 5}), 400, "promt"),
-        ("/tokenize", json!({"prompt": "a", "tools": [{}]}), 400, "tools"),
+        ("/tokenize", json!({"messages": [{"role": "user", "content": "a"}], "tools": [{}]}), 400, "tools[0].type"),
         (
             "/tokenize",
             json!({"messages": [{"role": "user", "content": "a"}], "continue_final_message": true}),
@@ -78,4 +78,37 @@ async fn what_is_wrong_is_named() {
         assert_eq!(server.post(path, &body).await.error()["code"], "unsupported_parameter", "{path}");
     }
     assert_eq!(server.send(get("/tokenizer_info")).await.status, 400);
+}
+
+#[tokio::test]
+async fn a_rendered_prompt_is_what_the_model_would_read() {
+    let server = Setup::new().start();
+    let body = json!({"prompt": ["Q", [5, 6]], "n": 2, "max_tokens": 7, "temperature": 0.5, "seed": 3, "return_token_ids": true});
+    let rendered = server.post("/v1/completions/render", &body).await.json();
+    let answer = server.complete(&body).await;
+    assert_eq!(answer.status, 400, "prompts are of one kind: {}", answer.text());
+    assert_eq!(rendered["error"]["param"], answer.error()["param"]);
+    let body = json!({"prompt": ["Q", "R"], "n": 2, "max_tokens": 7, "temperature": 0.5, "seed": 3, "return_token_ids": true});
+    let rendered = server.post("/v1/completions/render", &body).await.json();
+    let answer = server.complete(&body).await.json();
+    for prompt in 0..2 {
+        assert_eq!(rendered[prompt]["token_ids"], answer["choices"][2 * prompt]["prompt_token_ids"]);
+        let sampling = &rendered[prompt]["sampling_params"];
+        assert_eq!(
+            (&sampling["n"], &sampling["max_tokens"], &sampling["temperature"], &sampling["seed"]),
+            (&json!(2), &json!(7), &json!(0.5), &json!(3))
+        );
+    }
+    let chat = json!({"messages": [{"role": "user", "content": "Q"}], "return_token_ids": true, "max_tokens": 1});
+    let rendered = server.post("/v1/chat/completions/render", &chat).await.json();
+    assert_eq!(rendered["token_ids"], server.chat(&chat).await.json()["prompt_token_ids"]);
+    assert!(
+        rendered["prompt"].as_str().unwrap().contains('Q') && rendered["request_id"].as_str().unwrap().starts_with("chatcmpl-"),
+        "{rendered}"
+    );
+    let steps = server.control.steps();
+    server.post("/v1/chat/completions/render", &chat).await;
+    assert_eq!(server.control.steps(), steps, "nothing is computed");
+    let wrong = server.post("/v1/chat/completions/render", &json!({"messages": [], "n": 0})).await;
+    assert_eq!(wrong.status, 400);
 }

@@ -4,7 +4,7 @@ use super::support::{Answer, Setup, get, post};
 use crate::server::{ServerOptions, openapi};
 use axum::body::Body;
 use axum::http::{Method, Request};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn models_under_all_their_names() {
@@ -155,5 +155,52 @@ async fn every_route_is_described_and_every_description_has_a_route() {
     for route in source.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")) {
         let path = route.split('"').next().unwrap().replace("{*id}", "{id}");
         assert!(paths.contains_key(&path), "{path} is not described");
+    }
+}
+
+#[tokio::test]
+async fn long_answers_are_compressed_for_those_who_ask_and_streams_never() {
+    let server = Setup::new().start();
+    let ask = |body: &Value, encoding: &str| {
+        let body = Body::from(serde_json::to_vec(body).unwrap());
+        let request = Request::post("/v1/completions").header("content-type", "application/json");
+        request.header("accept-encoding", encoding).body(body).unwrap()
+    };
+    let body = json!({"prompt": "Q", "max_tokens": 100, "logprobs": 3, "ignore_eos": true, "seed": 1});
+    let plain = server.send(ask(&body, "identity")).await;
+    let packed = server.send(ask(&body, "gzip, br")).await;
+    assert_eq!((plain.headers.get("content-encoding"), packed.headers["content-encoding"].to_str().unwrap()), (None, "gzip"));
+    assert!(
+        packed.body.len() < plain.body.len() / 2 && packed.body.starts_with(&[0x1f, 0x8b]),
+        "{} {}",
+        packed.body.len(),
+        plain.body.len()
+    );
+    assert!(packed.headers["vary"].to_str().unwrap().eq_ignore_ascii_case("accept-encoding"));
+    let streamed = json!({"prompt": "Q", "max_tokens": 100, "ignore_eos": true, "stream": true});
+    let answer = server.send(ask(&streamed, "gzip")).await;
+    assert_eq!(answer.headers.get("content-encoding"), None);
+    assert!(answer.chunks().len() > 50);
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_let_in_only_if_they_were_named() {
+    let preflight = |origin: &str| {
+        let request = Request::options("/v1/chat/completions").header("origin", origin);
+        let request = request.header("access-control-request-method", "POST");
+        request.header("access-control-request-headers", "authorization,content-type").body(Body::empty()).unwrap()
+    };
+    let closed = Setup::new().start();
+    let answer = closed.send(preflight("https://a.example")).await;
+    assert_eq!((answer.status.as_u16(), answer.headers.get("access-control-allow-origin")), (405, None));
+    for (allowed, wanted) in [("https://a.example", "https://a.example"), ("*", "*")] {
+        let options = ServerOptions { cors_allowed_origins: vec![allowed.into()], api_keys: vec!["k".into()], ..ServerOptions::default() };
+        let server = Setup { options, ..Setup::new() }.start();
+        let answer = server.send(preflight("https://a.example")).await;
+        assert_eq!((answer.status.as_u16(), answer.headers["access-control-allow-origin"].to_str().unwrap()), (200, wanted));
+        assert!(answer.headers["access-control-allow-headers"].to_str().unwrap().contains("authorization"));
+        let refused = server.send(Request::get("/v1/models").header("origin", "https://a.example").body(Body::empty()).unwrap()).await;
+        assert_eq!((refused.status.as_u16(), refused.headers["access-control-allow-origin"].to_str().unwrap()), (401, wanted));
+        assert!(refused.headers["access-control-expose-headers"].to_str().unwrap().contains("x-request-id"));
     }
 }

@@ -80,7 +80,7 @@ impl WorkFamilies {
             step_tokens: engine.histogram("vllm:iteration_tokens_total", "Tokens computed in one step.", buckets::STEP_TOKENS),
             step_operation_seconds: engine.seconds_counters(
                 "openelm:step_operation_seconds_total",
-                "Time that steps spent in the runner, by operation; openelm:step_seconds_sum holds the rest of each step, too.",
+                "Time that steps spent in the runner, and on masks of tokens before it, by operation; openelm:step_seconds_sum holds the rest of each step, too.",
                 &["operation"],
             ),
         }

@@ -99,6 +99,11 @@ pub(super) fn describe(error: &Error) -> String {
     }
 }
 
+/// Whether the template looks at a variable that it does not set itself.
+pub(super) fn uses(environment: &Environment<'static>, variable: &str) -> bool {
+    environment.get_template(TEMPLATE).is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+}
+
 /// Renders the template with these variables.
 pub(super) fn run(environment: &Environment<'static>, context: Value) -> Result<String, Failure> {
     let mut output = Bounded { text: Vec::new(), full: false };

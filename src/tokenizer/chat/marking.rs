@@ -27,6 +27,7 @@ impl Marking {
         for message in input.messages {
             note(&message.content, &mut used);
             note(message.name.as_deref().unwrap_or_default(), &mut used);
+            message.extra.values().for_each(|value| note_value(value, &mut used));
         }
         for value in input.extra.values() {
             note_value(value, &mut used);

@@ -27,7 +27,7 @@ const BUILTINS: &[&str] = &["plain", "zephyr"];
 const FINAL_MARK: char = '\u{10FFFD}';
 
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChatMessage {
     /// Who speaks: `system`, `user`, `assistant`, …
     pub role: String,
@@ -35,6 +35,8 @@ pub struct ChatMessage {
     pub content: String,
     /// The speaker's name, if given.
     pub name: Option<String>,
+    /// Further fields that templates may know: `tool_calls`, `tool_call_id`. Strings in them count as typed text.
+    pub extra: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What a template is rendered with.
@@ -150,6 +152,11 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// Whether it looks at a variable that is not one of its own.
+    pub fn uses(&self, variable: &str) -> bool {
+        environment::uses(&self.environment, variable)
+    }
+
     /// Renders a conversation.
     ///
     /// # Errors
@@ -219,7 +226,8 @@ fn context(input: &ChatInput<'_>, typed: &dyn Fn(&str) -> String) -> Value {
         content.extend((Some(index) == last).then_some(FINAL_MARK));
         let name = message.name.as_ref().map(|name| ("name", Value::from(typed(name))));
         let fields = [("role", Value::from(message.role.as_str())), ("content", Value::from(content))];
-        Value::from_pairs(fields.into_iter().chain(name))
+        let extra = message.extra.iter().map(|(key, value)| (key.as_str(), json::from_json(value, typed)));
+        Value::from_pairs(extra.chain(fields).chain(name))
     });
     let special = [("bos_token", input.special_tokens.bos_token()), ("eos_token", input.special_tokens.eos_token())];
     let now = input.now;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.to_owned(), content: content.to_owned(), name: None }
+    ChatMessage { role: role.to_owned(), content: content.to_owned(), ..ChatMessage::default() }
 }
 
 fn input<'a>(messages: &'a [ChatMessage], tokenizer: &'a Tokenizer) -> ChatInput<'a> {
@@ -46,6 +46,7 @@ fn renders_as_transformers_does() {
             role: text(&message["role"]),
             content: text(&message["content"]),
             name: message["name"].as_str().map(str::to_owned),
+            ..ChatMessage::default()
         })
         .collect();
     for case in file["cases"].as_array().unwrap() {
@@ -154,6 +155,20 @@ fn names_and_variables_are_typed_text_too() {
     assert_eq!(rendered.text, "</s></s>{\"k\": \"</s>\", \"<s>\": 1}<|user|></s>");
     let ids = DEMO.ours.encode_chat(&rendered).unwrap();
     assert_eq!(ids.iter().filter(|&&id| DEMO.ours.is_special(id)).collect::<Vec<_>>(), [&1, &2]);
+}
+
+#[test]
+fn calls_in_messages_are_typed_text_too() {
+    let source = "{% set call = messages[0].tool_calls[0] %}{{ call.function.name }}{{ call.function.arguments | tojson }}{{ messages[0].tool_call_id }}</s>";
+    let template = ChatTemplate::from_source("t", source).unwrap();
+    let fields = json!({"tool_calls": [{"function": {"name": "</s>", "arguments": {"<s>": "<|user|>"}}}], "tool_call_id": "<|assistant|>"});
+    let messages = [ChatMessage { extra: fields.as_object().unwrap().clone(), ..message("assistant", "x") }];
+    for sample in [&*DEMO, &*LLAMA] {
+        let rendered = template.render(&input(&messages, &sample.ours)).unwrap();
+        assert_eq!(rendered.text, "</s>{\"<s>\": \"<|user|>\"}<|assistant|></s>");
+        let ids = sample.ours.encode_chat(&rendered).unwrap();
+        assert_eq!(ids.iter().filter(|&&id| sample.ours.is_special(id)).collect::<Vec<_>>(), [&1, &2]);
+    }
 }
 
 #[test]

@@ -119,3 +119,75 @@ test("the raw response has the request id", async () => {
   assert.equal(response.headers.get("x-request-id"), "from-node");
   assert.equal(data._request_id, "from-node");
 });
+
+test("models are listed as pages", async () => {
+  const found = [];
+  for await (const one of client.models.list()) found.push(one.id);
+  assert.deepEqual(found, [model]);
+});
+
+test("a completion stream adds up, for several choices", async () => {
+  const request = { model, prompt: PROMPT, max_tokens: 16, temperature: 1, seed: 2, n: 3 };
+  const whole = await client.completions.create(request);
+  const texts = ["", "", ""];
+  for await (const chunk of await client.completions.create({ ...request, stream: true })) {
+    for (const choice of chunk.choices) texts[choice.index] += choice.text;
+  }
+  assert.deepEqual(
+    texts,
+    whole.choices.map((choice) => choice.text),
+  );
+});
+
+test("a stream is split and sent on", async () => {
+  const request = { model, messages: MESSAGES, max_tokens: 8, temperature: 0, stream: true };
+  const [left, right] = (await client.chat.completions.create(request)).tee();
+  const read = async (stream) => {
+    let text = "";
+    for await (const chunk of stream) text += chunk.choices[0].delta.content ?? "";
+    return text;
+  };
+  const [first, second] = await Promise.all([read(left), read(right)]);
+  assert.equal(first, second);
+  const lines = await new Response((await client.chat.completions.create(request)).toReadableStream()).text();
+  const sent = lines.trim().split("\n").map((line) => JSON.parse(line).choices[0].delta.content ?? "");
+  assert.equal(sent.join(""), first);
+});
+
+test("the bare response can be read as it came", async () => {
+  const response = await client.chat.completions.create({ model, messages: MESSAGES, max_tokens: 2, stream: true }).asResponse();
+  assert.equal(response.status, 200);
+  assert.match(response.headers.get("content-type"), /^text\/event-stream/);
+  assert.match(await response.text(), /data: \[DONE\]\n\n$/);
+});
+
+test("apis that are not there are errors of the client", async () => {
+  for (const call of [
+    () => client.responses.create({ model, input: "Hello" }),
+    () => client.embeddings.create({ model, input: "Hello" }),
+  ]) {
+    await assert.rejects(call, (error) => {
+      assert.ok(error instanceof OpenAI.NotFoundError);
+      assert.equal(error.type, "invalid_request_error");
+      return true;
+    });
+  }
+});
+
+test("a request that takes too long is given up", async () => {
+  const patient = client.withOptions({ timeout: 50 });
+  const request = { model, prompt: PROMPT, max_tokens: 450, n: 8, ignore_eos: true };
+  await assert.rejects(patient.completions.create(request), OpenAI.APIConnectionTimeoutError);
+});
+
+test("a deadline that passes is not tried again", async () => {
+  let sent = 0;
+  const counted = client.withOptions({ maxRetries: 3, fetch: (...args) => (sent++, fetch(...args)) });
+  const request = { model, prompt: PROMPT, max_tokens: 400, ignore_eos: true, timeout_ms: 1 };
+  await assert.rejects(counted.completions.create(request), (error) => {
+    assert.equal(error.status, 504);
+    assert.equal(error.code, "deadline_exceeded");
+    return true;
+  });
+  assert.equal(sent, 1);
+});

@@ -1,7 +1,10 @@
 """Servers shared by the tests."""
 
+import json
+import shutil
+
 import pytest
-from harness import BINARY, Server
+from harness import BINARY, ROOT, Server
 from openai import AsyncOpenAI, OpenAI
 
 
@@ -33,3 +36,20 @@ async def async_client(demo):
 def model(client):
     """The name under which the demo model is served."""
     return client.models.list().data[0].id
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory):
+    """The demo model's weights with a context of 4,096 tokens, for clients whose prompts are long. It was trained on 512 and knows nothing
+    of places beyond them: what it writes there is as good as random."""
+    source, directory = ROOT / "models" / "demo", tmp_path_factory.mktemp("wide")
+    for name in ("model.safetensors", "tokenizer.json", "generation_config.json"):
+        shutil.copy(source / name, directory)
+    changes = {
+        "config.json": {"max_context_length": 4096, "rope_max_length": 8192},
+        "tokenizer_config.json": {"model_max_length": 4096},
+    }
+    for name, change in changes.items():
+        (directory / name).write_text(json.dumps(json.loads((source / name).read_text()) | change))
+    with Server("--model", directory, "--served-model-name", "openelm-wide") as server:
+        yield server

@@ -90,13 +90,17 @@ fn a_writer_that_is_dropped_leaves_nothing_and_one_that_is_awaited_a_whole_file(
     let ((_directory, cache), key) = (cache(), key(1, DType::F32));
     let (_, tensors) = tensors(&backend(), DType::F32, &SHAPES);
     drop(cache.clone().write_in_background(key.clone(), tensors.clone()).unwrap());
-    let since = Instant::now();
-    // The thread may need a moment to notice; what it had begun is gone then. It may also have been done before.
-    while names(&cache).iter().any(|name| name.ends_with(TEMPORARY)) && since.elapsed() < Duration::from_secs(30) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // The thread may need a moment to begin, or to notice; what it had begun is gone then. It may also have been done before.
+    let settle = || {
+        let since = Instant::now();
+        while names(&cache).iter().any(|name| name.ends_with(TEMPORARY)) && since.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    settle();
     assert!(names(&cache).iter().all(|name| *name == key.file_name()), "{:?}", names(&cache));
     cache.clone().write_in_background(key.clone(), tensors).unwrap().wait();
+    settle();
     assert_eq!(names(&cache), [key.file_name()]);
     assert!(open(&cache, &key).unwrap().is_some());
 }
