@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Longest form, as JSON, in bytes.
-const MOST_BYTES: usize = 64 << 10;
+const MOST_BYTES: usize = 32 << 10;
 /// Forms that are remembered, each with what its sequences found out about it.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 

@@ -99,7 +99,10 @@ pub(super) fn prepared(schema: &Value) -> Value {
             close_object(fields);
         }
     });
-    schema.insert("x-guidance".to_owned(), json!({"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false}));
+    // No \u: a name that is spelled with it would not be known as the one that it is.
+    let options =
+        json!({"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false, "json_allowed_escapes": "nrbtf\\\""});
+    schema.insert("x-guidance".to_owned(), options);
     Value::Object(schema)
 }
 
@@ -160,13 +163,16 @@ pub(super) fn check(schema: &Value) -> Result<(), FormError> {
             fault.get_or_insert(FormError::whole(format!("is too complex: it has more than {MOST_SCHEMAS} schemas")));
         }
     });
-    let mut patterns = 0;
+    let (mut patterns, mut multiples, mut is_combined) = (0, 0, false);
     visit(schema, &mut Place::default(), &mut |place, schema| {
         let reference = schema.get("$ref").and_then(Value::as_str);
         if let Some(unknown) = reference.filter(|reference| !reference.strip_prefix('#').is_some_and(|path| places.contains(path))) {
             let problem = format!("cannot be enforced: '$ref': there is no schema at '{unknown}' of this schema");
             fault.get_or_insert(FormError { path: format!("{}.$ref", place.shown), problem });
         }
+        multiples += usize::from(schema.get("multipleOf").is_some());
+        is_combined |=
+            schema.get("allOf").is_some() || (schema.get("multipleOf").is_some() && COMBINING.iter().any(|key| schema.get(key).is_some()));
         patterns += schema.get("pattern").and_then(Value::as_str).map_or(0, str::len);
         patterns += schema.get("patternProperties").and_then(Value::as_object).map_or(0, |named| named.keys().map(String::len).sum());
         if patterns > MOST_PATTERN_BYTES {
@@ -176,6 +182,10 @@ pub(super) fn check(schema: &Value) -> Result<(), FormError> {
             });
         }
     });
+    if is_combined && multiples > 1 {
+        // The library takes the least common multiple in 32 bits.
+        fault.get_or_insert(FormError::whole("cannot be enforced: several 'multipleOf' in schemas that are combined"));
+    }
     fault.map_or(Ok(()), Err)
 }
 

@@ -192,12 +192,16 @@ fn what_the_library_would_pass_over_or_change_is_refused() {
         (json!({"default": {"type": "integer"}, "$ref": "#/default"}), ".$ref"),
         (json!({"$defs": {"a": {"$id": "http://x/a", "type": "null"}}, "$ref": "#/$defs/a"}), ".$defs.a.$id"),
         (json!({"type": "object", "patternProperties": {"^a$": {}}, "minProperties": 2}), ".minProperties"),
+        (json!({"allOf": [{"multipleOf": 65_536}, {"multipleOf": 65_537}], "type": "integer"}), ""),
         (json!({"type": "integer", "minimum": "é".repeat(99)}), ".minimum"),
     ] {
         let error = DEMO.refused(&schema(wrong.clone()));
         assert_eq!(error.path, path, "{wrong}: {error}");
         assert!(error.problem.len() < 300 && !error.problem.contains("backtrace"), "{error}");
     }
+    // A name is not another one because it is spelled in another way.
+    let names = json!({"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": {"const": 2}});
+    assert!(DEMO.accepts(&schema(names.clone()), r#"{"b":2}"#) && !DEMO.accepts(&schema(names), r#"{"\u0061":2}"#));
     // The draft that a schema names changes nothing, and annotations beside a reference do not either.
     let draft = json!({"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"const": 5}}, "required": ["a"], "type": "object"});
     assert!(DEMO.accepts(&schema(draft.clone()), r#"{"a":5}"#) && !DEMO.accepts(&schema(draft), r#"{"a":6}"#));

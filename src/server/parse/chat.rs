@@ -48,7 +48,7 @@ impl Chat {
             variables: request.chat_template_kwargs,
         };
         let tools = Tools::parse(request.tools, request.tool_choice, shared.parallel_tool_calls)?;
-        let mut conversation = turns.parse()?;
+        let mut conversation = turns.parse(bounds.model.max_model_len)?;
         conversation.tools = tools.as_ref().map(|tools| tools.definitions.clone()).unwrap_or_default();
         if !bounds.has_tokenizer {
             return Err(ApiError::unsupported("messages", "it runs without a tokenizer; send token ids to /v1/completions"));
@@ -100,7 +100,7 @@ impl Turns {
     ///
     /// # Errors
     /// 400 that names what is wrong.
-    pub fn parse(self) -> Result<Conversation, ApiError> {
+    pub fn parse(self, max_model_len: usize) -> Result<Conversation, ApiError> {
         let ending = match (self.add_generation_prompt.unwrap_or(true), self.continue_final_message.unwrap_or(false)) {
             (true, false) => Ending::NextMessage,
             (false, false) => Ending::Closed,
@@ -108,14 +108,20 @@ impl Turns {
             (true, true) => return Err(ApiError::invalid("continue_final_message", "is only allowed with 'add_generation_prompt': false")),
         };
         let variables = self.variables.unwrap_or_default();
-        Ok(Conversation { messages: messages(self.messages)?, ending, variables, tools: Vec::new() })
+        Ok(Conversation { messages: messages(self.messages, max_model_len.max(MOST_MESSAGES))?, ending, variables, tools: Vec::new() })
     }
 }
 
-fn messages(messages: Option<Vec<WireMessage>>) -> Result<Vec<ChatMessage>, ApiError> {
+/// Fewest messages of a conversation that are looked at, whatever the context.
+const MOST_MESSAGES: usize = 2_048;
+
+fn messages(messages: Option<Vec<WireMessage>>, most: usize) -> Result<Vec<ChatMessage>, ApiError> {
     let messages = messages.ok_or_else(|| ApiError::Missing { param: "messages".to_owned() })?;
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "must have at least one message"));
+    }
+    if messages.len() > most {
+        return Err(ApiError::invalid("messages", format!("must have at most {most} messages, got {}", messages.len())));
     }
     messages.into_iter().enumerate().map(|(index, message)| parse_message(index, message)).collect()
 }

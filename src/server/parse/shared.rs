@@ -169,7 +169,8 @@ fn stream_mode(request: &SharedRequest) -> Result<Option<StreamMode>, ApiError> 
     if !request.stream.unwrap_or(false) {
         let given = [
             ("stream_options", request.stream_options.is_some()),
-            ("stream_interval", interval.is_some()),
+            // 1 is what it is without.
+            ("stream_interval", interval.is_some_and(|interval: u32| interval != 1)),
             ("return_progress", request.return_progress == Some(true)),
         ];
         return match given.iter().find(|(_, is_given)| *is_given) {

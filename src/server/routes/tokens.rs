@@ -34,6 +34,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
     let tokenizer = tokenizer(&app, if request.messages.is_some() { "messages" } else { "prompt" })?;
     let tokens: Vec<TokenId> = match (request.prompt, request.messages) {
         (Some(_), Some(_)) => return Err(ApiError::invalid("messages", "must not stand beside 'prompt'")),
+        (Some(_), None) if request.tools.is_some() => return Err(ApiError::invalid("tools", "is only allowed with 'messages'")),
         (Some(text), None) => app.encoder.text(text, request.add_special_tokens.unwrap_or(true)).await?,
         (None, messages @ Some(_)) => {
             let turns = Turns {
@@ -42,7 +43,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
                 continue_final_message: request.continue_final_message,
                 variables: request.chat_template_kwargs,
             };
-            let mut conversation = turns.parse()?;
+            let mut conversation = turns.parse(app.state.model.max_model_len)?;
             conversation.tools = Tools::parse(request.tools, None, None)?.map(|tools| tools.definitions).unwrap_or_default();
             let source = Source::Chat(conversation);
             app.encoder.encode(vec![source], true).await?.into_iter().flat_map(|encoded| encoded.tokens.to_vec()).collect()

@@ -50,8 +50,10 @@ async fn send(server: &TestServer, input: &Input) -> String {
     let request = Request::post(&input.path).header("content-type", "application/json").body(Body::from(input.body.clone())).unwrap();
     let shown = || format!("{}\n{}", input.path, String::from_utf8_lossy(&input.body).chars().take(4_000).collect::<String>());
     let answer = tokio::time::timeout(LONGEST_ANSWER, server.send(request)).await.unwrap_or_else(|_| panic!("no answer to {}", shown()));
-    assert!(answer.status.as_u16() < 500, "{} {}: {}", answer.status, answer.text(), shown());
-    if answer.status.is_client_error() { refused_class(&answer) } else { answered_class(&answer) }
+    let status = answer.status.as_u16();
+    // A request may ask for less time than there is.
+    assert!(status < 500 || status == 504, "{} {}: {}", answer.status, answer.text(), shown());
+    if status >= 400 { refused_class(&answer) } else { answered_class(&answer) }
 }
 
 fn refused_class(answer: &Answer) -> String {

@@ -87,6 +87,6 @@ async fn what_is_wrong_with_them_is_named() {
         let answer = server.complete(&body).await;
         assert_eq!((answer.status.as_u16(), &answer.error()["param"]), (400, &json!(param)), "{more}");
     }
-    let fine = json!({"prompt": "Q", "priority": -100, "return_progress": false, "stream_interval": null, "max_tokens": 1});
+    let fine = json!({"prompt": "Q", "priority": -100, "return_progress": false, "stream_interval": 1, "max_tokens": 1});
     assert_eq!(server.complete(&fine).await.status, 200);
 }

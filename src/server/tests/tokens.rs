@@ -57,6 +57,7 @@ async fn what_is_wrong_is_named() {
         ("/tokenize", json!({"messages": []}), 400, "messages"),
         ("/tokenize", json!({"prompt": 5}), 400, "prompt"),
         ("/tokenize", json!({"prompt": "a", "promt": 5}), 400, "promt"),
+        ("/tokenize", json!({"prompt": "a", "tools": []}), 400, "tools"),
         ("/tokenize", json!({"messages": [{"role": "user", "content": "a"}], "tools": [{}]}), 400, "tools[0].type"),
         (
             "/tokenize",

@@ -131,7 +131,7 @@ WRONG = {
     "too long": ("POST", COMPLETIONS, {"prompt": "a", "max_tokens": 5000}, 400, "context_length_exceeded", "max_tokens"),
     "a model": ("POST", COMPLETIONS, {"prompt": "a", "model": "b"}, 404, "model_not_found", "model"),
     "no JSON": ("POST", COMPLETIONS, "{", 400, "invalid_json", None),
-    "a list": ("POST", COMPLETIONS, [], 400, "invalid_type", None),
+    "a list": ("POST", COMPLETIONS, [], 400, "invalid_type", "body"),
     "a route": ("GET", "/v1/nothing", None, 404, "unknown_url", None),
     "a method": ("GET", COMPLETIONS, None, 405, "method_not_allowed", None),
 }

@@ -47,6 +47,7 @@ def test_every_operation_is_a_function(generated):
     operations = {path.stem for path in Path(generated("api").__file__).parent.glob("*/*.py")} - {"__init__"}
     assert operations == {
         *("create_completion", "create_chat_completion", "list_models", "retrieve_model", "tokenize", "detokenize", "tokenizer_info"),
+        *("render_completion", "render_chat_completion"),
         *("health", "livez", "readyz", "startupz", "metrics", "openapi", "version"),
     }
 

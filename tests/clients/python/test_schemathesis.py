@@ -148,9 +148,11 @@ def fitting(body):
     body = {key: value for key, value in body.items() if value is not None and key not in LEFT_OUT}
     body["max_tokens"] = body.get("max_tokens", 0) % 8 + 1
     body["n"] = body.get("n", 0) % 3 + 1
-    for key in ("allowed_token_ids", "stop_token_ids"):
+    for key in ("allowed_token_ids", "stop_token_ids", "logprob_token_ids"):
         if key in body:
             body[key] = [known(token) for token in body[key]]
+    if "bad_words" in body:
+        body["bad_words"] = [word if word.strip() else "a" for word in body["bad_words"]]
     if "logit_bias" in body:
         body["logit_bias"] = {str(known(int(token))): value for token, value in body["logit_bias"].items()}
     if "prompt" in body:
@@ -162,7 +164,10 @@ def fitting(body):
         ]
         if not body.get("logprobs"):
             body.pop("top_logprobs", None)
-    body.pop("prompt_logprobs" if body.get("stream") else "stream_options", None)
+    for key in ("prompt_logprobs",) if body.get("stream") else ("stream_options", "stream_interval", "return_progress"):
+        body.pop(key, None)
+    if body.get("logprobs") in (None, False):
+        body.pop("logprob_token_ids", None)
     return body
 
 
