@@ -154,11 +154,15 @@ impl EngineCore {
 
     /// Fails every sequence and frees its blocks.
     pub(super) fn abort_all(&mut self, kind: FailureKind, detail: &str) {
-        for id in self.active.keys().copied().collect::<Vec<_>>() {
+        let ids: Vec<SeqId> = self.active.keys().copied().collect();
+        for &id in &ids {
             self.scheduler.abort(id);
+        }
+        // First: whoever sees that the last one is gone also sees that its blocks are.
+        self.report_load();
+        for id in ids {
             self.end_failed(id, failure_of(kind, detail.to_owned()));
         }
-        self.report_load();
     }
 
     /// Fails every sequence without touching scheduler or runner, which may be broken.
