@@ -1,14 +1,10 @@
 //! Calls of tools as text: how they are written, and the grammar of what may be written.
 
-use super::schema;
-use super::{Form, FormError};
+use super::lark::literal;
+use super::{Form, schema};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
-
-/// Most texts of a choice, and their bytes together.
-const MOST_CHOICES: usize = 1_000;
-const MOST_CHOICE_BYTES: usize = 16 << 10;
 
 /// How a model writes calls of tools.
 ///
@@ -124,25 +120,4 @@ impl Calls {
     pub(super) fn answer(&self) -> Option<Form> {
         if let Otherwise::Json(schema) = &self.otherwise { Some(Form::JsonSchema(schema.clone())) } else { None }
     }
-}
-
-/// A string of the grammar; Lark's are written as JSON's.
-pub(super) fn literal(text: &str) -> String {
-    // The lexer of grammars takes no raw DEL.
-    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
-}
-
-/// What all choices of `texts` come to.
-pub(super) fn choice(texts: &[String]) -> Result<String, FormError> {
-    if texts.is_empty() || texts.iter().any(String::is_empty) {
-        return Err(FormError::whole("must have at least one text, and no empty ones"));
-    }
-    let bytes: usize = texts.iter().map(String::len).sum();
-    if texts.len() > MOST_CHOICES || bytes > MOST_CHOICE_BYTES {
-        let problem =
-            format!("must have at most {MOST_CHOICES} texts of {MOST_CHOICE_BYTES} bytes together, got {} of {bytes}", texts.len());
-        return Err(FormError::whole(problem));
-    }
-    let options: Vec<String> = texts.iter().map(|text| literal(text)).collect();
-    Ok(format!("start: {}", options.join(" | ")))
 }

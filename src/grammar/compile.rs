@@ -1,6 +1,6 @@
 //! The compiler: from a form to a constraint, with limits, and a memory of what was compiled lately.
 
-use super::calls::{self, Calls};
+use super::calls::Calls;
 use super::follow::{Followed, guarded};
 use super::trigger::Triggered;
 use super::{Form, FormError, lark, schema, vocabulary};
@@ -84,7 +84,7 @@ impl Compiler {
                 };
             }
             Form::Regex(regex) => follow(TopLevelGrammar::from_lark(lark::of_regex(regex)?)),
-            Form::Choice(texts) => follow(TopLevelGrammar::from_lark(calls::choice(texts)?)),
+            Form::Choice(texts) => follow(TopLevelGrammar::from_lark(lark::choice(texts)?)),
             Form::Grammar(grammar) => follow(TopLevelGrammar::from_lark(lark::checked(grammar)?)),
             Form::Calls(calls) => return self.compile_calls(factory, calls),
         };
@@ -188,8 +188,9 @@ fn json_schema(schema: &Value) -> TopLevelGrammar {
 
 /// The message of an error on one line, as short as a client can use it.
 fn one_line(error: &str) -> String {
-    if error.contains("panic") || error.contains("<backtrace>") {
-        tracing::error!(error, "the compiler of forms failed");
+    if error.starts_with("panic:") || error.contains("<backtrace>") {
+        // Without the error, which may quote the form; what panicked has said where.
+        tracing::error!("the compiler of forms failed");
         return "the compiler failed".to_owned();
     }
     let lines: Vec<&str> = error.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "<non-verbose/>").collect();

@@ -1,11 +1,15 @@
-//! Grammars and regexes that users write: what is refused before they are compiled.
+//! Grammars in `llguidance`'s dialect of Lark: of regexes and choices, and those that users write, with what is refused before it is compiled.
 
 use super::FormError;
 use llguidance::regex_to_lark;
+use serde_json::Value;
 
 /// Longest grammar and regex, in bytes: some work grows with the square of it.
 const MOST_GRAMMAR_BYTES: usize = 8 << 10;
 const MOST_REGEX_BYTES: usize = 2 << 10;
+/// Most texts of a choice, and their bytes together.
+const MOST_CHOICES: usize = 1_000;
+const MOST_CHOICE_BYTES: usize = 16 << 10;
 /// What the library would understand and this server does not enforce, or what leads to special tokens.
 const REFUSED: [&str; 7] = ["%json", "%llguidance", "%lark", "%regex", "temperature", "<", "@"];
 
@@ -30,6 +34,27 @@ pub(super) fn checked(grammar: &str) -> Result<String, FormError> {
         Some(refused) => Err(FormError::whole(format!("has '{refused}', which is not supported"))),
         None => Ok(grammar.to_owned()),
     }
+}
+
+/// What all choices of `texts` come to.
+pub(super) fn choice(texts: &[String]) -> Result<String, FormError> {
+    if texts.is_empty() || texts.iter().any(String::is_empty) {
+        return Err(FormError::whole("must have at least one text, and no empty ones"));
+    }
+    let bytes: usize = texts.iter().map(String::len).sum();
+    if texts.len() > MOST_CHOICES || bytes > MOST_CHOICE_BYTES {
+        let problem =
+            format!("must have at most {MOST_CHOICES} texts of {MOST_CHOICE_BYTES} bytes together, got {} of {bytes}", texts.len());
+        return Err(FormError::whole(problem));
+    }
+    let options: Vec<String> = texts.iter().map(|text| literal(text)).collect();
+    Ok(format!("start: {}", options.join(" | ")))
+}
+
+/// A string of the grammar; Lark's are written as JSON's.
+pub(super) fn literal(text: &str) -> String {
+    // The lexer of grammars takes no raw DEL.
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn check_length(what: &str, text: &str, most: usize) -> Result<(), FormError> {

@@ -86,13 +86,13 @@ const MOST_PATTERN_BYTES: usize = 4_096;
 /// The schema as it is compiled: without what says nothing about values, without properties that are not listed where some are and the
 /// schema does not say, and with how its JSON is to be written: no white space but a space after a colon or a comma.
 pub(super) fn prepared(schema: &Value) -> Value {
+    let closes = !has_combined_objects(schema);
     let mut schema = match schema {
         Value::Object(fields) => fields.clone(),
         Value::Bool(true) => Map::new(),
         // Nothing is valid; as a schema that can carry the options.
         other => Map::from_iter([("enum".to_owned(), if other.is_boolean() { json!([]) } else { other.clone() })]),
     };
-    let closes = !has_combined_objects(&Value::Object(schema.clone()));
     edit(&mut schema, &|fields| {
         fields.retain(|key, _| ENFORCED.contains(&key.as_str()) || MAPS.contains(&key.as_str()));
         if closes {

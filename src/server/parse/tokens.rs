@@ -27,22 +27,21 @@ pub fn ids(param: impl Into<String>, ids: &[i64], vocab_size: usize) -> Result<V
 
 /// `stop_token_ids`.
 pub(super) fn stop_tokens(tokens: Option<&[i64]>, bounds: &Bounds<'_>) -> Result<Arc<[TokenId]>, ApiError> {
-    let mut tokens = ids("stop_token_ids", tokens.unwrap_or_default(), bounds.vocab_size)?;
-    tokens.sort_unstable();
-    tokens.dedup();
-    if tokens.len() > MAX_STOP_TOKENS {
-        return Err(ApiError::invalid("stop_token_ids", format!("must have at most {MAX_STOP_TOKENS} tokens, got {}", tokens.len())));
-    }
-    Ok(tokens.into())
+    distinct("stop_token_ids", tokens, MAX_STOP_TOKENS, bounds)
 }
 
 /// `logprob_token_ids`.
 pub(super) fn logprob_tokens(tokens: Option<&[i64]>, bounds: &Bounds<'_>) -> Result<Arc<[TokenId]>, ApiError> {
-    let mut tokens = ids("logprob_token_ids", tokens.unwrap_or_default(), bounds.vocab_size)?;
+    distinct("logprob_token_ids", tokens, MAX_LOGPROB_TOKENS, bounds)
+}
+
+/// The tokens of a list, each once, ascending.
+fn distinct(param: &str, tokens: Option<&[i64]>, most: usize, bounds: &Bounds<'_>) -> Result<Arc<[TokenId]>, ApiError> {
+    let mut tokens = ids(param, tokens.unwrap_or_default(), bounds.vocab_size)?;
     tokens.sort_unstable();
     tokens.dedup();
-    if tokens.len() > MAX_LOGPROB_TOKENS {
-        return Err(ApiError::invalid("logprob_token_ids", format!("must have at most {MAX_LOGPROB_TOKENS} tokens, got {}", tokens.len())));
+    if tokens.len() > most {
+        return Err(ApiError::invalid(param, format!("must have at most {most} tokens, got {}", tokens.len())));
     }
     Ok(tokens.into())
 }
