@@ -66,6 +66,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("anyhow", &["cli"]),
     ("indicatif", &["cli"]),
     ("memmap2", &["ops"]),
+    ("cudarc", &["ops"]),
+    ("libloading", &["ops"]),
     ("rustix", &["model", "ops"]),
     ("multiversion", &["model", "sampling"]),
     ("std::env", &["config"]),

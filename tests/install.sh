@@ -28,6 +28,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 missing=()
 has cc || missing+=(gcc libc6-dev)
+has c++ || missing+=(g++)
 has curl || missing+=(curl)
 has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 has node || missing+=(nodejs)

@@ -2,7 +2,7 @@
 # Installs what the tests need and runs every test. Ends with the time each step took.
 #   tests/run.sh                 all steps
 #   tests/run.sh python node     these steps alone
-# Steps: install fmt clippy doc scripts fixtures rust build python openai2 node checkpoint
+# Steps: install fmt clippy cuda doc scripts fixtures rust build python openai2 node checkpoint
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,12 +23,17 @@ step_clippy() {
     target/venv/bin/ruff check --quiet .
 }
 
+# The code of the feature, which needs no CUDA to be checked.
+step_cuda() {
+    NVCC="$PWD/tests/gpu/nvcc-stand-in" cargo clippy --quiet --locked --features cuda -- -D warnings
+}
+
 step_doc() {
     RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --document-private-items
 }
 
 step_scripts() {
-    git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
+    git ls-files -z '*.sh' .ci/run tests/gpu/nvcc-stand-in | xargs -0 shellcheck
 }
 
 # The Llama-style tokenizer that tests of the text layer read. It is built from an npm package and never committed.
@@ -69,7 +74,7 @@ step_checkpoint() {
     tests/checkpoint_270m.sh
 }
 
-all=(install fmt clippy doc scripts fixtures rust build python openai2 node checkpoint)
+all=(install fmt clippy cuda doc scripts fixtures rust build python openai2 node checkpoint)
 steps=("$@")
 [ "${#steps[@]}" -gt 0 ] || steps=("${all[@]}")
 

@@ -109,6 +109,8 @@ keys! {
     SHUTDOWN_TIMEOUT: SERVER_GROUP "shutdown-timeout" One("TIME"), "30s",
         "How long running requests may take to finish after SIGTERM or SIGINT";
 
+    DEVICE: COMPUTE_GROUP "device" One("DEVICE"), "auto",
+        "What computes: auto, cpu, cuda, cuda:N or metal; `auto` takes a GPU where this build and the machine have one, else the CPU";
     DTYPE: COMPUTE_GROUP "dtype" One("TYPE"), "auto",
         "Type of the weights: auto, float32, bfloat16 or float16; `auto` keeps 16-bit checkpoints and lowers float32 ones to bfloat16";
     QUANTIZATION: COMPUTE_GROUP "quantization" One("TYPE"), "none",
@@ -120,6 +122,9 @@ keys! {
     CPU_KERNELS: COMPUTE_GROUP "cpu-kernels" One("KERNELS"), "auto",
         "Kernels of the CPU: auto, portable (the same bits on every CPU) or avx512-bf16 (bf16 products by vdpbf16ps); `auto` takes the \
          faster by the CPU's vendor and family";
+
+    BATCH_INVARIANT: COMPUTE_GROUP "batch-invariant" Switch("no-batch-invariant"), "false",
+        "On a GPU compute products in one shape, so that an answer does not depend on what else is computed; the CPU always answers so";
 
     MAX_MODEL_LEN: SCHEDULING_GROUP "max-model-len" One("TOKENS"), "auto",
         "Longest prompt and output together; `auto` is the model's context";
@@ -136,6 +141,8 @@ keys! {
         "Tokens in a block of the KV cache, a multiple of 32";
     ENABLE_PREFIX_CACHING: CACHE_GROUP "enable-prefix-caching" Switch("no-enable-prefix-caching"), "true",
         "Keep the KV cache of prompts and reuse it where another begins the same";
+    GPU_MEMORY_UTILIZATION: CACHE_GROUP "gpu-memory-utilization" One("SHARE"), "0.9",
+        "Share of a GPU's free memory that weights, activations and KV cache may take together";
     KV_CACHE_MEMORY_BYTES: CACHE_GROUP "kv-cache-memory-bytes" One("BYTES"), "auto",
         "Memory of the KV cache; `auto` sizes it by the memory there is, within the container's limit";
 

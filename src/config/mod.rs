@@ -33,8 +33,8 @@ pub use keys::{KEYS, Key, Kind};
 pub use layers::Origin;
 pub use mistake::{ConfigError, Mistake};
 pub use model::{
-    BUILTIN_TEMPLATES, Config, CpuKernels, Dtype, GenerationConfigSource, KvCacheDtype, LogFormat, LogLevel, ModelSource, Quantization,
-    Secret, WeightCache,
+    BUILTIN_TEMPLATES, Config, CpuKernels, Device, Dtype, GenerationConfigSource, KvCacheDtype, LogFormat, LogLevel, ModelSource,
+    Quantization, Secret, WeightCache,
 };
 pub use resolve::{Resolved, load};
 

@@ -50,6 +50,8 @@ pub struct Config {
     /// How long running requests may take to finish after SIGTERM.
     pub shutdown_timeout: Duration,
 
+    /// What computes.
+    pub device: Device,
     /// Type the weights are computed in.
     pub dtype: Dtype,
     /// Blocks that weights are quantised to at load.
@@ -60,6 +62,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Kernels of the CPU backend.
     pub cpu_kernels: CpuKernels,
+    /// Whether a GPU computes products in one shape.
+    pub batch_invariant: bool,
 
     /// Longest prompt and output together, in tokens; `None` takes the model's context.
     pub max_model_len: Option<usize>,
@@ -76,6 +80,8 @@ pub struct Config {
     pub block_size: usize,
     /// Reuse KV blocks of equal prefixes.
     pub enable_prefix_caching: bool,
+    /// Share of a GPU's free memory that may be taken.
+    pub gpu_memory_utilization: f64,
     /// Bytes of the KV cache; `None` sizes it by the memory there is.
     pub kv_cache_memory_bytes: Option<u64>,
 
@@ -144,6 +150,30 @@ pub enum Quantization {
     Q8_0,
     /// 32 weights of 4 bits and a scale.
     Q4_0,
+}
+
+/// What computes, as asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A GPU where there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This CUDA device.
+    Cuda(usize),
+    /// Apple's GPU.
+    Metal,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
 }
 
 /// Kernels of the CPU backend as asked for.

@@ -1,7 +1,7 @@
 //! Text to value, one function per form. An error says what would be right.
 
 use super::mistake::nearest;
-use super::model::{Choice, GenerationConfigSource, KvCacheDtype, ModelSource, Secret, WeightCache};
+use super::model::{Choice, Device, GenerationConfigSource, KvCacheDtype, ModelSource, Secret, WeightCache};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,27 @@ pub(super) fn choice<T: Choice>(text: &str) -> Result<T, Problem> {
     let words: Vec<&str> = T::ALL.iter().map(|(word, _)| *word).collect();
     let meant = nearest(&text.to_lowercase(), words.iter().copied()).map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
     Err(format!("expected one of {}{meant}", words.join(", ")))
+}
+
+/// What computes: a word, and which CUDA device.
+pub(super) fn device(text: &str) -> Result<Device, Problem> {
+    match text.split_once(':').unwrap_or((text, "0")) {
+        ("auto", "0") if text == "auto" => Ok(Device::Auto),
+        ("cpu", "0") if text == "cpu" => Ok(Device::Cpu),
+        ("metal", "0") if text == "metal" => Ok(Device::Metal),
+        ("cuda", ordinal) => number(ordinal, &(0..=255)).map(Device::Cuda).map_err(|_| "expected cuda:N with N from 0 to 255".to_owned()),
+        _ => {
+            let words = ["auto", "cpu", "cuda", "metal"];
+            let meant = nearest(&text.to_lowercase(), words).map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
+            Err(format!("expected auto, cpu, cuda, cuda:N or metal{meant}"))
+        }
+    }
+}
+
+/// A share of a whole.
+pub(super) fn share(text: &str) -> Result<f64, Problem> {
+    let value = text.parse().ok().filter(|share| (0.01..=1.0).contains(share));
+    value.ok_or_else(|| "expected a number from 0.01 to 1".to_owned())
 }
 
 /// For commands with flags of their own.

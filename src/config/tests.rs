@@ -60,6 +60,9 @@ fn other(key: &Key) -> &'static str {
         ("dtype" | "kv-cache-dtype", _) => "float32",
         ("quantization", _) => "q4_0",
         ("cpu-kernels", _) => "portable",
+        ("device", _) => "cuda:1",
+        ("batch-invariant", _) => "true",
+        ("gpu-memory-utilization", _) => "0.5",
         ("log-level", _) => "debug",
         ("log-format", _) => "json",
         ("skip-tokenizer-init", _) => "true",
@@ -456,4 +459,20 @@ proptest! {
     fn any_text_of_a_variable_is_a_value_or_a_mistake(index in 0..KEYS.len(), text in "\\PC{0,32}|[0-9]{1,20}[a-zA-Z.]{0,3}") {
         let _ = by_variables(&[(&KEYS[index].variable(), &text)]);
     }
+}
+
+#[test]
+fn devices_have_a_word_and_cuda_a_number() {
+    let device = |text: &str| by_flags(&["--device", text]).map(|resolved| resolved.config.device.to_string());
+    for (text, shown) in
+        [("auto", "auto"), ("cpu", "cpu"), ("metal", "metal"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:7", "cuda:7")]
+    {
+        assert_eq!(device(text).unwrap(), shown);
+    }
+    for text in ["", "gpu", "CUDA", "cpu:0", "auto:1", "metal:0", "cuda:", "cuda:-1", "cuda:256", "cuda:0:1", "cuda:x"] {
+        assert!(device(text).is_err(), "{text}");
+    }
+    let share = |text: &str| by_flags(&["--gpu-memory-utilization", text]).map(|resolved| resolved.config.gpu_memory_utilization);
+    assert_eq!([share("1").unwrap(), share("0.5").unwrap()], [1.0, 0.5]);
+    assert!(["0", "1.1", "NaN", "inf", "-0.5", "90%", ""].iter().all(|text| share(text).is_err()));
 }

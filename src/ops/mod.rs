@@ -10,6 +10,7 @@
 
 mod blocks;
 pub mod cpu;
+pub mod gpu;
 mod kv_type;
 mod packed;
 pub mod reference;
@@ -23,7 +24,7 @@ pub use tensor::{DType, RowOrder, TensorData, TensorRows, WeightType};
 pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
 
 /// An operation that could not be done. On the CPU only loading can fail; a GPU adds launches and transfers.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, thiserror::Error)]
 pub enum OpError {
     /// Memory that the allocator or device refused.
     #[error("cannot allocate {bytes} bytes for {what}")]
@@ -41,6 +42,9 @@ pub enum OpError {
         /// The type it should have become.
         stored: WeightType,
     },
+    /// A device failed, or cannot do what was asked.
+    #[error("{0}")]
+    Device(String),
     /// Rows that blocks do not divide.
     #[error("rows of {values} weights cannot be stored as {stored}, which takes 32 at a time")]
     Blocks {
@@ -99,6 +103,32 @@ impl PageShape {
 /// Positions that attention handles together. Tiles start at absolute position 0 in every sequence, so that the order of the sums is the
 /// same in prefill and decode, whatever the batch, the chunk and the block size.
 pub const ATTENTION_TILE: usize = 32;
+
+/// The largest step there will be, for a backend that takes memory for it beside its buffers and operands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepNeeds {
+    /// Rows.
+    pub rows: usize,
+    /// Positions of a sequence.
+    pub positions: usize,
+    /// Attention of every layer.
+    pub attention: Vec<AttentionShape>,
+    /// Columns of the widest product whose sums go through an activation.
+    pub widest_product: usize,
+    /// Columns of the logits.
+    pub vocabulary: usize,
+}
+
+impl StepNeeds {
+    /// Whether memory for these does for `other` too.
+    pub fn cover(&self, other: &Self) -> bool {
+        let sizes = |needs: &Self| [needs.rows, needs.positions, needs.widest_product, needs.vocabulary];
+        sizes(self).iter().zip(sizes(other)).all(|(&have, wanted)| have >= wanted) && self.attention == other.attention
+    }
+}
+
+/// f32 values on the host.
+pub type HostValues = Box<dyn std::ops::DerefMut<Target = [f32]> + Send>;
 
 /// What the rows (outputs) of a matrix are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,8 +205,49 @@ pub trait Backend: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Takes memory for steps of up to `needs`, beside what [`Self::buffer`] and [`Self::operand`] give. Called before the first step.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn reserve(&self, _needs: &StepNeeds) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    /// Bytes that [`Self::reserve`] will take, and the backend itself has taken since its memory was asked for.
+    fn reserved_bytes(&self, _needs: &StepNeeds) -> u64 {
+        0
+    }
+
+    /// Begins a step over the rows of `batch`: the operations until [`Self::end_step`] are given the same.
+    fn begin_step(&self, _batch: &PackedBatch) {}
+
+    /// All layers of the step are done: what follows are its logits.
+    fn end_forward(&self) {}
+
+    /// Promises that all later steps use the same matrices, buffers, operands and pages, so that a backend may record what it sends.
+    fn keep_memory(&self) {}
+
+    /// What went wrong since [`Self::begin_step`], for a backend whose operations only send work; nothing of the step may be used then.
+    ///
+    /// # Errors
+    /// [`OpError::Device`].
+    fn end_step(&self) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    /// Room for values on the host to which the backend copies fast.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn host_values(&self, count: usize) -> Result<HostValues, OpError> {
+        Ok(Box::new(vec![0.0; count]))
+    }
+
     /// Takes over a vector of gains.
-    fn vector(&self, values: &[f32]) -> Self::Vector;
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector, OpError>;
 
     /// Allocates activations `[rows, width]`, zeroed.
     ///
@@ -197,7 +268,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn pages(&self, shape: PageShape) -> Result<Self::Pages, OpError>;
 
     /// Tables for positions `0..positions`: angle `p * theta^(-2j / head_dim)` for `j < head_dim / 2`.
-    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> Self::Rope;
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> Result<Self::Rope, OpError>;
 
     /// `out[row] = table[tokens[row]]`, `[rows, d]`.
     fn embed(&self, table: &Self::Matrix, batch: &PackedBatch, out: &mut Self::Buffer);

@@ -13,6 +13,13 @@ pub struct PackedSequence {
     table: usize,
 }
 
+impl PackedSequence {
+    /// Where its block table starts in [`PackedBatch::tables`].
+    pub fn table_start(&self) -> usize {
+        self.table
+    }
+}
+
 /// The rows of a step. Row `r` belongs to one sequence and has an absolute position in it.
 #[derive(Debug, Default)]
 pub struct PackedBatch {
@@ -77,6 +84,11 @@ impl PackedBatch {
     /// The sequences in order.
     pub fn sequences(&self) -> &[PackedSequence] {
         &self.sequences
+    }
+
+    /// The block tables of all sequences, one after the other.
+    pub fn tables(&self) -> &[u32] {
+        &self.tables
     }
 
     /// Highest block index any table names.

@@ -110,8 +110,8 @@ impl Backend for ReferenceBackend {
         matrix.stored
     }
 
-    fn vector(&self, values: &[f32]) -> Vec<f32> {
-        values.to_vec()
+    fn vector(&self, values: &[f32]) -> Result<Vec<f32>, OpError> {
+        Ok(values.to_vec())
     }
 
     fn buffer(&self, rows: usize, width: usize) -> Result<Vec<f32>, OpError> {
@@ -126,10 +126,10 @@ impl Backend for ReferenceBackend {
         Ok(PlainPages { shape, keys: vec![0.0; shape.elements()], values: vec![0.0; shape.elements()] })
     }
 
-    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> PlainRope {
+    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> Result<PlainRope, OpError> {
         let angle = |p: usize, j: usize| p as f64 * theta.powf(-((2 * j) as f64) / head_dim as f64);
         let row = |p| (0..head_dim / 2).map(|j| (angle(p, j).cos(), angle(p, j).sin())).collect();
-        PlainRope((0..positions).map(row).collect())
+        Ok(PlainRope((0..positions).map(row).collect()))
     }
 
     fn embed(&self, table: &PlainMatrix, batch: &PackedBatch, out: &mut Vec<f32>) {

@@ -1,6 +1,7 @@
 //! Every operation of the CPU backend, in every instruction set and with several threads, beside the reference, on odd shapes; and the bits
 //! of a row whatever else is computed with it.
 
+mod gpu;
 mod products;
 
 use super::cpu::{CpuBackend, CpuKernels};
@@ -63,6 +64,11 @@ fn compare(what: &str, tolerance: Tolerance, op: impl Op) {
     }
 }
 
+/// What a step of so many rows needs, with a context of so many positions.
+fn needs(rows: usize, positions: usize) -> StepNeeds {
+    StepNeeds { rows, positions, attention: Vec::new(), widest_product: 0, vocabulary: 0 }
+}
+
 /// An operation on any backend.
 trait Op {
     fn run<B: Backend>(&self, backend: &B) -> Vec<f32>;
@@ -80,6 +86,8 @@ impl Op for EmbedOp {
         let table = matrix(b, &noise(5, 70 * width), 70, width, self.0);
         let mut batch = PackedBatch::new(32);
         batch.push(&[0, 69, 31, 32, 33, 5, 5], 0, [0].into_iter());
+        b.reserve(&needs(7, 32)).unwrap();
+        b.begin_step(&batch);
         let mut out = b.buffer(7, width).unwrap();
         b.embed(&table, &batch, &mut out);
         b.read(&out, 7 * width)
@@ -101,8 +109,9 @@ struct NormOp {
 
 impl Op for NormOp {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
-        let gain = b.vector(&noise(6, self.width));
-        let x = buffer(b, &noise(7, self.rows * self.width));
+        let gain = b.vector(&noise(6, self.width)).unwrap();
+        let mut x = b.buffer(self.rows, self.width).unwrap();
+        b.write(&mut x, &noise(7, self.rows * self.width));
         let mut out = b.operand(self.rows, self.width, &[self.weights]).unwrap();
         b.rms_norm(&x, (&gain, 1e-6), self.rows, (&mut out, self.weights));
         b.read_operand(&out, self.rows, self.width)
@@ -124,14 +133,16 @@ fn rms_norm_on_odd_widths() {
     }
 }
 
-struct SiluOp;
+/// Weights stored so.
+struct SiluOp(WeightType);
 
 impl Op for SiluOp {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
         // One input of 1: the sums are the weights.
         let values: Vec<f32> = noise(9, 224).into_iter().map(|v| v * 30.0).chain([-200.0, 200.0, 0.0, -88.0]).collect();
-        let weight = matrix(b, &values, values.len(), 1, DType::F32);
-        let numbers = DType::F32.into();
+        let numbers = self.0;
+        let weight = matrix(b, &values, values.len(), 1, numbers);
+        b.reserve(&StepNeeds { widest_product: values.len(), ..needs(1, 1) }).unwrap();
         let mut x = b.operand(1, 1, &[numbers]).unwrap();
         b.write_operand((&mut x, numbers), 1, &[1.0]);
         let mut out = b.operand(1, values.len(), &[numbers]).unwrap();
@@ -142,7 +153,7 @@ impl Op for SiluOp {
 
 #[test]
 fn silu_over_its_range() {
-    compare("silu", Tolerance(1e-5, 1e-5), SiluOp);
+    compare("silu", Tolerance(1e-5, 1e-5), SiluOp(SCALARS[0]));
 }
 
 /// Two sequences through shuffled blocks in several chunks, then attention of the last chunk's rows.
@@ -175,16 +186,19 @@ impl Op for AttentionOp {
             PageShape { num_blocks: blocks, block_size: self.block_size, kv_heads: s.kv_heads, head_dim: s.head_dim, stored: self.stored };
         let mut pages = b.pages(page).unwrap();
         b.poison(&mut pages, &(0..blocks as u32).collect::<Vec<_>>());
-        let (rope, width) = (b.rope(self.context, s.head_dim, 1000.0), s.qkv_width());
-        let (q, k) = (b.vector(&noise(10, s.head_dim)), b.vector(&noise(11, s.head_dim)));
+        let (rope, width) = (b.rope(self.context, s.head_dim, 1000.0).unwrap(), s.qkv_width());
+        let (q, k) = (b.vector(&noise(10, s.head_dim)).unwrap(), b.vector(&noise(11, s.head_dim)).unwrap());
         let cut = self.context.saturating_sub(Self::ROWS);
         let mut result = Vec::new();
         for (from, to) in [(0, cut), (cut, self.context)].into_iter().filter(|(from, to)| from < to) {
             let (batch, rows) = (self.batch(from, to), 2 * (to - from));
             let values: Vec<f32> =
                 [0, 1].iter().flat_map(|i| noise(12 + i, self.context * width)[from * width..to * width].to_vec()).collect();
-            let mut qkv = buffer(b, &values);
+            let mut qkv = b.buffer(rows, width).unwrap();
+            b.write(&mut qkv, &values);
             let norm = self.norm.then_some(QkNorm { q: &q, k: &k, eps: 1e-6 });
+            b.reserve(&StepNeeds { attention: vec![s], ..needs(rows, self.context) }).unwrap();
+            b.begin_step(&batch);
             b.qk_norm_rope_store(&mut qkv, (s, norm), &rope, &batch, &mut pages);
             let mut out = b.operand(rows, s.q_heads * s.head_dim, &[DType::F32.into()]).unwrap();
             b.paged_attention(&qkv, s, &batch, &pages, (&mut out, DType::F32.into()));
@@ -221,7 +235,7 @@ fn values_kept(cpu: &CpuBackend, values: &[Vec<f32>]) -> Vec<Vec<f32>> {
     (0..rows as u32).for_each(|block| batch.push(&[0], 0, [block].into_iter()));
     let row = |value: &Vec<f32>| [noise(1, 2 * head_dim), value.clone()].concat();
     let mut qkv = buffer(cpu, &values.iter().flat_map(row).collect::<Vec<f32>>());
-    cpu.qk_norm_rope_store(&mut qkv, (shape, None), &cpu.rope(1, head_dim, 1000.0), &batch, &mut pages);
+    cpu.qk_norm_rope_store(&mut qkv, (shape, None), &cpu.rope(1, head_dim, 1000.0).unwrap(), &batch, &mut pages);
     let mut out = cpu.operand(rows, head_dim, &[DType::F32.into()]).unwrap();
     cpu.paged_attention(&qkv, shape, &batch, &pages, (&mut out, DType::F32.into()));
     cpu.read_operand(&out, rows, head_dim).chunks_exact(head_dim).map(<[f32]>::to_vec).collect()

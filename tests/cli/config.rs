@@ -122,6 +122,19 @@ fn a_port_that_is_taken_is_a_failure_with_status_1() {
     assert!(ended.err.starts_with(&expected) && ended.err.lines().count() == 1, "{}", ended.err);
 }
 
+#[test]
+fn devices_that_are_not_there_are_refused_by_their_flag() {
+    let asked =
+        [("metal", "this build has no Metal"), ("cuda:200", if cfg!(feature = "cuda") { "CUDA" } else { "this build has no CUDA" })];
+    for (device, problem) in asked {
+        let ended = run(&["--device", device, "--port", "0", "--log-level", "error"], &[]);
+        let expected = format!("error: --device is {device}; ");
+        assert!(ended.err.starts_with(&expected) && ended.err.contains(problem), "{}", ended.err);
+    }
+    let ended = run(&["--device", "gpu", "--check-config"], &[]);
+    assert!(ended.err.contains("--device: \"gpu\": expected auto, cpu, cuda, cuda:N or metal"), "{}", ended.err);
+}
+
 /// On a CPU that has the instructions there is nothing to refuse.
 #[test]
 fn kernels_that_the_cpu_lacks_are_refused_by_their_flag() {

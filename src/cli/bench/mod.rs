@@ -28,7 +28,6 @@ pub(super) use options::Options;
 use super::serve::{self, Loaded};
 use crate::config::host::HostResources;
 use crate::config::{Config, LogLevel};
-use crate::runner::ModelRunner as _;
 use anyhow::{Context as _, bail};
 use meter::Meter;
 use options::{Part, lengths};
@@ -167,7 +166,7 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");
     }
     let rounds = Rounds { count: options.rounds, least: Duration::from_millis(options.min_round_ms), decode_steps: options.decode_steps };
-    let mut bench = Bench { runner: &mut model.runner, meter: &mut *meter, work, instruction, rounds, sampling: options.sampling() };
+    let mut bench = Bench { runner: &mut *model.runner, meter: &mut *meter, work, instruction, rounds, sampling: options.sampling() };
     for length in prefills {
         progress(&format!("prefill of {length} tokens"));
         report.prefill.push(bench.prefill(length)?);

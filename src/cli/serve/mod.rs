@@ -16,8 +16,8 @@ use crate::engine::{Engine, EngineHandle};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadProgress, ModelFiles};
 use crate::ops::WeightType;
-use crate::ops::cpu::CpuBackend;
-use crate::runner::paged::{self, ModelInfo, PagedRunner};
+use crate::runner::ModelRunner;
+use crate::runner::paged::{self, LoadedRunner, ModelInfo};
 use crate::server::{self, AppState, ModelCard, ServerOptions};
 use crate::telemetry::logging::{self, Format};
 use crate::telemetry::metrics::{CacheConfig, Metrics};
@@ -86,7 +86,7 @@ pub(super) struct Loaded {
     pub(super) files: ModelFiles,
     text: Text,
     /// What computes.
-    pub(super) runner: PagedRunner<CpuBackend>,
+    pub(super) runner: Box<dyn ModelRunner>,
     /// What it says of itself.
     pub(super) info: ModelInfo,
     /// What still writes packed weights.
@@ -104,7 +104,7 @@ pub(super) fn load_beside(config: &Config, mut host: HostResources, beside: impl
     let weight_bytes = paged::weight_bytes(&files, model::weight_options(config))?;
     host.memory_available_bytes = host.memory_available_bytes.saturating_sub(beside(weight_bytes));
     let text = Text::choose(config, &files)?;
-    let paged::Loaded { runner, info, writer } = load_weights(config, host, &files)?;
+    let LoadedRunner { runner, info, writer } = load_weights(config, host, &files)?;
     text.check_vocabulary(&files, info.vocab_size)?;
     log_model(config, &files, &info, &text);
     Ok(Loaded { files, text, runner, info, writer })
@@ -121,7 +121,7 @@ pub(super) fn start(config: &Config, model: Loaded) -> anyhow::Result<(AppState,
         cache_dtype: &info.kv_cache_dtype.to_string(),
         enable_prefix_caching: config.enable_prefix_caching,
     });
-    let engine = Engine::start(Box::new(runner), model::engine_config(config, &info), Arc::clone(&metrics))?;
+    let engine = Engine::start(runner, model::engine_config(config, &info), Arc::clone(&metrics))?;
     let state = AppState {
         engine,
         model: card(config, &info, &text),
@@ -135,13 +135,13 @@ pub(super) fn start(config: &Config, model: Loaded) -> anyhow::Result<(AppState,
 }
 
 /// The weights and what computes with them. What takes long shows how far it is.
-fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> anyhow::Result<paged::Loaded<CpuBackend>> {
+fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> anyhow::Result<LoadedRunner> {
     let is_wanted = !matches!(config.log_level, LogLevel::Error | LogLevel::Warn);
     let is_terminal = std::io::stderr().is_terminal() && config.log_format == LogFormat::Text;
     let show = if is_terminal { progress::Show::Terminal } else { progress::Show::Log };
     let progress = Arc::new(LoadProgress::default());
     let _display = is_wanted.then(|| progress::Display::start(Arc::clone(&progress), show));
-    Ok(paged::load_with_progress(files, &model::runner_options(config, host), &progress)?)
+    Ok(paged::load_on_device(files, &model::runner_options(config, host), model::device_options(config), &progress)?)
 }
 
 fn log_model(config: &Config, files: &ModelFiles, info: &ModelInfo, text: &Text) {

@@ -7,7 +7,7 @@ use crate::model::files::read;
 use crate::model::{GenerationDefaults, ModelFiles, ModelSource, TokenizerSource};
 use crate::ops::cpu::CpuKernels;
 use crate::ops::{BlockFormat, DType, KvType};
-use crate::runner::paged::{ModelInfo, RunnerOptions, WeightOptions};
+use crate::runner::paged::{DeviceChoice, DeviceOptions, ModelInfo, RunnerOptions, WeightOptions};
 use crate::server;
 use crate::tokenizer::Tokenizer;
 use std::path::PathBuf;
@@ -36,8 +36,20 @@ pub(super) fn runner_options(config: &Config, host: HostResources) -> RunnerOpti
         cpu_kernels: cpu_kernels(config.cpu_kernels),
         kv_cache_memory_bytes: config.kv_cache_memory_bytes,
         memory_bytes: host.memory_available_bytes,
+        kv_cache_share: RunnerOptions::default().kv_cache_share,
         weight_cache: weight_cache(config, config::cache_home()),
     }
+}
+
+/// Which device computes.
+pub(super) fn device_options(config: &Config) -> DeviceOptions {
+    let choice = match config.device {
+        config::Device::Auto => DeviceChoice::Auto,
+        config::Device::Cpu => DeviceChoice::Cpu,
+        config::Device::Cuda(ordinal) => DeviceChoice::Cuda(ordinal),
+        config::Device::Metal => DeviceChoice::Metal,
+    };
+    DeviceOptions { choice, memory_utilization: config.gpu_memory_utilization, is_batch_invariant: config.batch_invariant }
 }
 
 /// Where packed weights are kept. The demo model loads faster than a file is found.
@@ -85,7 +97,7 @@ pub(super) fn weight_options(config: &Config) -> WeightOptions {
         Quantization::Q8_0 => Some(BlockFormat::Q8_0),
         Quantization::Q4_0 => Some(BlockFormat::Q4_0),
     };
-    WeightOptions { dtype: dtype(config.dtype), quantization }
+    WeightOptions { dtype: dtype(config.dtype), quantization, widens_blocks: false }
 }
 
 fn cpu_kernels(asked: config::CpuKernels) -> CpuKernels {

@@ -7,7 +7,7 @@ use super::config::OpenElmConfig;
 use super::profile::{StepOp, StepProfile};
 use super::weights::{WeightReader, WeightSource, check};
 use crate::model::LoadError;
-use crate::ops::{AttentionShape, Backend, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, WeightType};
+use crate::ops::{AttentionShape, Backend, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, StepNeeds, WeightType};
 
 /// One layer's weights; names as in the checkpoint.
 struct Layer<B: Backend> {
@@ -33,6 +33,8 @@ pub struct Decoder<B: Backend> {
     /// `None` = the embedding is the head.
     lm_head: Option<B::Matrix>,
     rope: B::Rope,
+    /// Longest context.
+    positions: usize,
 }
 
 /// Activations of a step, allocated once.
@@ -69,6 +71,18 @@ pub(crate) fn workspace_values_per_row(config: &OpenElmConfig) -> usize {
         + widest(|c, i| c.layers[i].ffn_dim)
 }
 
+/// What steps of at most `rows` rows need, with sequences of at most `positions` tokens.
+pub(crate) fn step_needs(config: &OpenElmConfig, rows: usize, positions: usize) -> StepNeeds {
+    let columns = if config.ffn_with_glu { 2 } else { 1 };
+    StepNeeds {
+        rows,
+        positions,
+        attention: (0..config.layers.len()).map(|layer| config.attention(layer)).collect(),
+        widest_product: config.layers.iter().map(|layer| columns * layer.ffn_dim).max().unwrap_or(0),
+        vocabulary: config.vocab_size,
+    }
+}
+
 /// Sees the activations of a product before it: the layer (`None` is the head), which product, and what it reads.
 pub(crate) type Observer<'a, B> = &'a mut dyn FnMut(Option<usize>, StepOp, &<B as Backend>::Operand);
 
@@ -84,8 +98,9 @@ impl<B: Backend> Decoder<B> {
         let token_embeddings = reader.matrix("transformer.token_embeddings.weight", MatrixRows::Plain)?;
         let norm = reader.vector("transformer.norm.weight")?;
         let lm_head = if config.tied_head { None } else { Some(reader.matrix("lm_head.weight", MatrixRows::Plain)?) };
-        let rope = backend.rope(positions, config.head_dim, config.rope_theta);
-        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope })
+        let setup = |error: OpError| LoadError::Setup(error.to_string());
+        let rope = backend.rope(positions, config.head_dim, config.rope_theta).map_err(setup)?;
+        Ok(Self { backend, config, token_embeddings, layers, norm, lm_head, rope, positions })
     }
 
     /// The model's config.
@@ -107,6 +122,7 @@ impl<B: Backend> Decoder<B> {
         let weights = self.weight_types();
         let operand = |width: usize| self.backend.operand(rows, width, &weights);
         let d = self.config.model_dim;
+        self.backend.reserve(&step_needs(&self.config, rows, self.positions))?;
         Ok(Workspace {
             hidden: self.backend.buffer(rows, d)?,
             normed: operand(d)?,
@@ -155,6 +171,7 @@ impl<B: Backend> Decoder<B> {
         let (b, rows, eps) = (&self.backend, batch.rows(), self.config.norm_eps);
         // 1. Embedding: [rows] -> [rows, d]
         ws.profile.start();
+        b.begin_step(batch);
         b.embed(&self.token_embeddings, batch, &mut ws.hidden);
         ws.profile.lap(StepOp::Embed);
         for (index, (layer, pages)) in self.layers.iter().zip(pages).enumerate() {
@@ -190,6 +207,7 @@ impl<B: Backend> Decoder<B> {
         // 4. Final norm
         b.rms_norm(&ws.hidden, (&self.norm, eps), rows, (&mut ws.normed, b.stored_as(self.head())));
         ws.profile.lap(StepOp::RmsNorm);
+        b.end_forward();
         observe(None, StepOp::Head, &ws.normed);
     }
 

@@ -10,8 +10,8 @@ mod weights;
 
 pub use config::{LayerShape, OpenElmConfig};
 pub(crate) use config::{MAX_LAYERS, Quantity};
-pub(crate) use decoder::workspace_values_per_row;
 pub use decoder::{Decoder, Workspace};
+pub(crate) use decoder::{step_needs, workspace_values_per_row};
 pub use profile::{StepOp, StepProfile};
 pub use weights::{Taken, WeightSource};
 

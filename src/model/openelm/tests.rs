@@ -3,6 +3,7 @@
 mod bits;
 mod gguf;
 mod golden;
+mod gpu;
 mod load;
 mod oracle;
 mod shapes;

@@ -67,7 +67,8 @@ impl<B: Backend> WeightReader<'_, B> {
             return Err(LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source });
         }
         self.note(&tensor, from_checkpoint, || Some(PackedTensor::vector(name, &values)));
-        Ok(self.backend.vector(&values))
+        let fail = |source| LoadError::Tensor { file: tensor.file.to_string(), tensor: name.to_string(), source };
+        self.backend.vector(&values).map_err(fail)
     }
 
     fn note(&self, tensor: &Tensor<'_>, from_checkpoint: bool, packed: impl FnOnce() -> Option<PackedTensor>) {

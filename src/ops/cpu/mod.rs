@@ -13,6 +13,7 @@ mod attention;
 mod block_product;
 mod claims;
 mod elementwise;
+mod host;
 mod lanes;
 pub mod limits;
 mod linear;
@@ -28,6 +29,7 @@ mod rope;
 mod select;
 mod tile;
 
+pub use host::HostThreads;
 pub use matrix::PanelMatrix;
 pub use memory::Aligned;
 pub use operand::Operand;
@@ -214,8 +216,8 @@ impl Backend for CpuBackend {
         PanelMatrix::from_packed(shape, (rows, stored), bytes, (&self.weights, &self.pool))
     }
 
-    fn vector(&self, values: &[f32]) -> Vec<f32> {
-        values.to_vec()
+    fn vector(&self, values: &[f32]) -> Result<Vec<f32>, OpError> {
+        Ok(values.to_vec())
     }
 
     fn buffer(&self, rows: usize, width: usize) -> Result<Aligned<f32>, OpError> {
@@ -231,8 +233,8 @@ impl Backend for CpuBackend {
         Pages::new(shape)
     }
 
-    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> RopeTable {
-        RopeTable::new(positions, head_dim, theta)
+    fn rope(&self, positions: usize, head_dim: usize, theta: f64) -> Result<RopeTable, OpError> {
+        Ok(RopeTable::new(positions, head_dim, theta))
     }
 
     fn embed(&self, table: &PanelMatrix, batch: &PackedBatch, out: &mut Aligned<f32>) {
@@ -318,7 +320,7 @@ impl Backend for CpuBackend {
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
-        self.pool.run(&|part| (part.index..count).step_by(part.of).for_each(task));
+        host::for_each(&self.pool, count, task);
     }
 
     fn poison(&self, pages: &mut Pages, blocks: &[u32]) {

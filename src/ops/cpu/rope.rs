@@ -16,7 +16,7 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// Angle `p * theta^(-2j / head_dim)`, computed in f64 by portable routines and rounded once.
-    pub(super) fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
+    pub(in crate::ops) fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
         let half = head_dim / 2;
         let frequencies: Vec<f64> = (0..half).map(|j| libm::pow(theta, -((2 * j) as f64) / head_dim as f64)).collect();
         let table = |f: fn(f64) -> f64| (0..positions).flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32)).collect();
@@ -32,7 +32,7 @@ impl RopeTable {
     ///
     /// # Panics
     /// When the table is shorter: the model's context limit keeps positions below it.
-    pub(super) fn at(&self, position: usize) -> (&[f32], &[f32]) {
+    pub(in crate::ops) fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.half..(position + 1) * self.half;
         (&self.cos[range.clone()], &self.sin[range])
     }

@@ -4,19 +4,20 @@ use super::*;
 
 /// What happens to the sums of a product.
 #[derive(Clone, Copy, Debug)]
-enum After {
+pub(super) enum After {
     Store,
     Add,
     SwiGlu,
     Silu,
 }
 
-struct LinearOp {
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-    stored: WeightType,
-    after: After,
+#[derive(Clone, Copy)]
+pub(super) struct LinearOp {
+    pub(super) rows: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) stored: WeightType,
+    pub(super) after: After,
 }
 
 impl Op for LinearOp {
@@ -28,7 +29,9 @@ impl Op for LinearOp {
         let weight = b.matrix(&source, if paired { MatrixRows::GateUp } else { MatrixRows::Plain }, self.stored).unwrap();
         let mut x = b.operand(rows, self.inputs, &[self.stored]).unwrap();
         b.write_operand((&mut x, self.stored), self.inputs, &noise(2, rows * self.inputs));
-        let mut out = buffer(b, &noise(3, rows * outputs));
+        let mut out = b.buffer(rows, outputs).unwrap();
+        b.write(&mut out, &noise(3, rows * outputs));
+        b.reserve(&StepNeeds { widest_product: outputs, ..needs(rows, 1) }).unwrap();
         let mut operand = b.operand(rows, outputs, &[DType::F32.into()]).unwrap();
         let target = (&mut operand, DType::F32.into());
         match self.after {
@@ -119,7 +122,7 @@ fn linear_of_many_rows_goes_through_groups_of_panels() {
 }
 
 /// Logits of some rows of several, or of all of them.
-struct LogitsOp<'a>(&'a [u32], WeightType);
+pub(super) struct LogitsOp<'a>(pub(super) &'a [u32], pub(super) WeightType);
 
 impl Op for LogitsOp<'_> {
     fn run<B: Backend>(&self, b: &B) -> Vec<f32> {
@@ -129,6 +132,7 @@ impl Op for LogitsOp<'_> {
         b.write_operand((&mut x, self.1), inputs, &noise(2, rows * inputs));
         let mut out = vec![f32::NAN; self.0.len() * vocabulary];
         let mut room = b.operand(rows, inputs, &[self.1]).unwrap();
+        b.reserve(&StepNeeds { vocabulary, ..needs(rows, 1) }).unwrap();
         b.logits(&head, &x, (self.0, &mut room), &mut out);
         out
     }

@@ -6,7 +6,7 @@ use crate::ops::KvType;
 
 /// Share of the memory left after weights and workspace that the KV cache may take by default: the rest is for prompts, sockets, the
 /// page cache and the neighbours.
-const DEFAULT_SHARE: f64 = 0.6;
+pub(super) const DEFAULT_SHARE: f64 = 0.6;
 
 /// What a model needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) fn num_blocks(needs: Needs, options: &RunnerOptions) -> Result<usize,
         return Err(LoadError::Memory { what: "the weights", wanted: fixed, available, fix });
     }
     let left = available - fixed;
-    let budget = options.kv_cache_memory_bytes.unwrap_or((left as f64 * DEFAULT_SHARE) as u64);
+    let budget = options.kv_cache_memory_bytes.unwrap_or((left as f64 * options.kv_cache_share) as u64);
     if budget > left {
         let fix = "lower --kv-cache-memory-bytes";
         return Err(LoadError::Memory { what: "the KV cache beside the weights", wanted: budget, available: left, fix });

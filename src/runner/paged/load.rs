@@ -1,11 +1,11 @@
 //! From a model's files to a runner: config, dtype, threads, weights, fingerprint, KV budget.
 
-use super::budget::{Needs, num_blocks};
+use super::budget::{DEFAULT_SHARE, Needs, num_blocks};
 use super::fingerprint::{fingerprint, text_hash};
 use super::plan::{Plan, WeightOptions};
 use super::step::PagedRunner;
 use super::weights::{Place, Weights};
-use crate::model::openelm::{Decoder, OpenElmConfig, workspace_values_per_row};
+use crate::model::openelm::{Decoder, OpenElmConfig, step_needs, workspace_values_per_row};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadError, LoadProgress, ModelFiles};
 use crate::ops::cpu::{CpuBackend, CpuKernels, KernelsError};
@@ -37,8 +37,10 @@ pub struct RunnerOptions {
     pub cpu_kernels: CpuKernels,
     /// Bytes of the KV cache; `None` = a share of what is left.
     pub kv_cache_memory_bytes: Option<u64>,
-    /// Bytes this process may use: the container's limit or what the machine has left.
+    /// Bytes this process may use: the container's limit or what the machine has left, or those of a device.
     pub memory_bytes: u64,
+    /// Share of what weights and activations leave that the KV cache takes by default.
+    pub kv_cache_share: f64,
     /// Directory in which packed weights are kept for later starts; `None` keeps none.
     pub weight_cache: Option<PathBuf>,
 }
@@ -56,6 +58,7 @@ impl Default for RunnerOptions {
             cpu_kernels: CpuKernels::Auto,
             kv_cache_memory_bytes: None,
             memory_bytes: u64::MAX / 2,
+            kv_cache_share: DEFAULT_SHARE,
             weight_cache: None,
         }
     }
@@ -176,7 +179,8 @@ pub(super) fn load_on<B: Backend>(
         let wanted = format!("from 1 to {MAX_POSITIONS}");
         return Err(LoadError::Option { flag: "max-model-len", found: max_model_len.to_string(), wanted });
     }
-    let needs = needs(&config, &plan, kv_dtype, max_model_len, options);
+    let mut needs = needs(&config, &plan, kv_dtype, max_model_len, options);
+    needs.workspace_bytes += backend.reserved_bytes(&step_needs(&config, options.max_num_batched_tokens, max_model_len));
     let limits = RunnerLimits {
         num_blocks: num_blocks(needs, options)?,
         block_size: options.block_size,

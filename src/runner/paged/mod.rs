@@ -4,12 +4,14 @@
 //! `cli` chooses the backend by calling [`load()`], which knows the CPU; other backends come in here.
 
 mod budget;
+mod device;
 mod fingerprint;
 mod load;
 mod plan;
 mod step;
 mod weights;
 
+pub use device::{DeviceChoice, DeviceOptions, LoadedRunner, load_on_device};
 pub use load::{Loaded, ModelInfo, RunnerOptions, load, load_with_progress, weight_bytes};
 pub use plan::WeightOptions;
 pub use step::PagedRunner;

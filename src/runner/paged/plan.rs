@@ -11,6 +11,8 @@ pub struct WeightOptions {
     pub dtype: Option<DType>,
     /// Blocks that matrices of numbers are quantised to.
     pub quantization: Option<BlockFormat>,
+    /// Whether matrices that are blocks in the checkpoint become numbers, for what computes with numbers alone.
+    pub widens_blocks: bool,
 }
 
 /// How matrices are stored.
@@ -33,7 +35,7 @@ impl Plan {
     pub(super) fn new(files: &ModelFiles, config: &OpenElmConfig, options: WeightOptions) -> Result<Self, LoadError> {
         let checkpoint_type = files.checkpoint_type(config)?;
         let dtype = options.dtype.unwrap_or_else(|| Storage::dtype_of(checkpoint_type));
-        let storage = Storage { quantization: options.quantization, ..dtype.into() };
+        let storage = Storage { quantization: options.quantization, keeps_blocks: !options.widens_blocks, ..dtype.into() };
         let mut plan = Self { storage, checkpoint_type, types: Vec::new(), bytes: 0, not_quantised: 0 };
         let mut weights: Vec<(WeightType, u64)> = Vec::new();
         let mut is_quantised = false;

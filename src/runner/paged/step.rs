@@ -2,7 +2,7 @@
 
 use crate::generation::TokenLogprobs;
 use crate::model::openelm::{Decoder, StepOp, StepProfile, Workspace};
-use crate::ops::{Backend, KvType, OpError, PackedBatch};
+use crate::ops::{Backend, HostValues, KvType, OpError, PackedBatch};
 use crate::runner::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlice, StepBatch};
 use crate::sampling::{SampledToken, Sampler, SamplingError, score};
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +17,7 @@ pub struct PagedRunner<B: Backend> {
     pages: Vec<B::Pages>,
     limits: RunnerLimits,
     batch: PackedBatch,
-    logits: Vec<f32>,
+    logits: HostValues,
     /// One per row of a slice, so that rows are sampled in parallel.
     samplers: Vec<Mutex<Sampler>>,
     /// Fill new blocks with NaN before they are used (tests).
@@ -54,16 +54,23 @@ impl<B: Backend> PagedRunner<B> {
     /// [`OpError::Allocation`].
     pub fn new(decoder: Decoder<B>, limits: RunnerLimits, kv_dtype: KvType) -> Result<Self, OpError> {
         let rows = LOGIT_ROWS.min(limits.max_num_batched_tokens);
+        decoder.backend().keep_memory();
         Ok(Self {
             workspace: decoder.workspace(limits.max_num_batched_tokens)?,
             pages: decoder.pages(limits.num_blocks, limits.block_size, kv_dtype)?,
             batch: PackedBatch::new(limits.block_size),
-            logits: vec![0.0; rows * limits.vocab_size],
+            logits: decoder.backend().host_values(rows * limits.vocab_size)?,
             samplers: (0..rows).map(|_| Mutex::new(Sampler::new(limits.vocab_size))).collect(),
             poison: false,
             decoder,
             limits,
         })
+    }
+
+    /// The model.
+    #[cfg(test)]
+    pub(super) fn decoder(&self) -> &Decoder<B> {
+        &self.decoder
     }
 
     /// Fills every block with NaN before its first use, so that reading what nobody wrote shows in the logits.
@@ -175,6 +182,8 @@ impl<B: Backend> ModelRunner for PagedRunner<B> {
         for wanted in self.wanted(batch).chunks(LOGIT_ROWS.min(self.samplers.len())) {
             self.slice_of_logits(batch, wanted, &outputs);
         }
+        // A device that failed does not come back.
+        self.decoder.backend().end_step().map_err(|error| RunnerError::Fatal(error.to_string()))?;
         Ok(outputs.into_iter().map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner).finish()).collect())
     }
 }

@@ -1,5 +1,7 @@
 //! The runner on a golden checkpoint: what it refuses, what it scores, and that one sequence's damage stays its own.
 
+mod gpu;
+
 use super::load::load_on;
 use super::{ModelInfo, PagedRunner, RunnerOptions, WeightOptions, load};
 use crate::generation::{SamplingParams, TokenId};
@@ -130,7 +132,7 @@ fn logits_that_are_not_finite_fail_their_own_sequence_alone() {
 }
 
 fn dtype_of(dtype: DType) -> WeightOptions {
-    WeightOptions { dtype: Some(dtype), quantization: None }
+    WeightOptions { dtype: Some(dtype), quantization: None, widens_blocks: false }
 }
 
 fn loaded(backend: CpuBackend, dtype: DType) -> (PagedRunner<CpuBackend>, ModelInfo) {

@@ -17,8 +17,8 @@ pub(super) fn open(name: &str) -> ModelFiles {
 }
 
 /// One case of a golden file.
-struct Case {
-    ids: Vec<u32>,
+pub(super) struct Case {
+    pub(super) ids: Vec<u32>,
     logits: Vec<(usize, Vec<f32>)>,
     argmax: Vec<usize>,
     logsumexp: Vec<f64>,
@@ -29,7 +29,7 @@ fn list<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Vec<T> {
     value.as_array().expect("a list").iter().map(|v| read(v).expect("a number")).collect()
 }
 
-fn cases(name: &str) -> Vec<Case> {
+pub(super) fn cases(name: &str) -> Vec<Case> {
     let text = std::fs::read_to_string(golden_dir(name).join("golden.json")).unwrap();
     let golden: Value = serde_json::from_str(&text).unwrap();
     let id = |v: &Value| v.as_u64().map(|v| v as u32);
@@ -92,6 +92,7 @@ impl<B: Backend> Bench<B> {
         let rows: Vec<u32> = (0..batch.rows() as u32).collect();
         let mut logits = vec![0.0; rows.len() * self.vocab];
         self.decoder.logits(&mut ws, &rows, &mut logits);
+        self.decoder.backend().end_step().unwrap();
         let mut rows = logits.chunks_exact(self.vocab);
         slices.iter().map(|(_, tokens, _)| rows.by_ref().take(tokens.len()).flatten().copied().collect()).collect()
     }
@@ -129,10 +130,10 @@ pub(super) fn argmax(row: &[f32]) -> usize {
 type Variants = fn(usize) -> Vec<CpuBackend>;
 
 /// What a dtype may differ by from the truth.
-struct Found {
-    worst: f32,
-    positions: usize,
-    agreeing: usize,
+pub(super) struct Found {
+    pub(super) worst: f32,
+    pub(super) positions: usize,
+    pub(super) agreeing: usize,
 }
 
 /// What each of `variants` finds, with its name.
@@ -141,7 +142,7 @@ fn measure_all(variants: Variants, name: &str, dtype: DType) -> Vec<(String, Fou
     all.iter().enumerate().map(|(i, cpu)| (cpu.kernels(), measure(|| variants(2).swap_remove(i), name, (dtype, dtype)))).collect()
 }
 
-fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, (weights, kv): (impl Into<Storage>, impl Into<KvType>)) -> Found {
+pub(super) fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, (weights, kv): (impl Into<Storage>, impl Into<KvType>)) -> Found {
     let storage: (Storage, KvType) = (weights.into(), kv.into());
     let files = open(name);
     let vocab = files.config().unwrap().vocab_size;
@@ -243,7 +244,7 @@ fn greedy_sequences_equal_the_golden_ones() {
 }
 
 /// Bit equality, which `==` on f32 is not (0 and -0, NaN).
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 

@@ -1,0 +1,156 @@
+//! Which device a model runs on, and what the operator's choices mean there.
+
+use super::load::{Loaded, ModelInfo, RunnerOptions, load_on, load_with_progress};
+use crate::model::weight_cache::BackgroundWriter;
+use crate::model::{LoadError, LoadProgress, ModelFiles, Storage};
+use crate::ops::gpu::{CudaDevice, Device, DeviceError, GpuBackend, GpuOptions, HEAD_DIMS, Half};
+use crate::ops::{DType, KvType};
+use crate::runner::ModelRunner;
+
+/// The device that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU where this build and the machine have one that can run the model, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This CUDA device.
+    Cuda(usize),
+    /// Apple's GPU.
+    Metal,
+}
+
+/// What only a GPU needs to know.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeviceOptions {
+    /// Which device.
+    pub choice: DeviceChoice,
+    /// Share of its free memory that may be taken.
+    pub memory_utilization: f64,
+    /// Whether products have one shape.
+    pub is_batch_invariant: bool,
+}
+
+/// A model on some device.
+pub struct LoadedRunner {
+    /// What computes.
+    pub runner: Box<dyn ModelRunner>,
+    /// What was loaded.
+    pub info: ModelInfo,
+    /// Still writing packed weights for the next start.
+    pub writer: Option<BackgroundWriter>,
+}
+
+/// Loads the model onto the device that was asked for.
+///
+/// # Errors
+/// [`LoadError`] naming the file, key or flag.
+pub fn load_on_device(
+    files: &ModelFiles,
+    options: &RunnerOptions,
+    device: DeviceOptions,
+    progress: &LoadProgress,
+) -> Result<LoadedRunner, LoadError> {
+    match device.choice {
+        DeviceChoice::Cpu => on_cpu(files, options, progress),
+        DeviceChoice::Metal => Err(wrong_device("metal", "this build has no Metal: use `auto` or `cpu`")),
+        DeviceChoice::Cuda(ordinal) => {
+            let device_name = format!("cuda:{ordinal}");
+            let fit = fitting(files, options).map_err(|misfit| misfit.into_error())?;
+            let opened = CudaDevice::open(ordinal).map_err(|error| wrong_device(&device_name, &error.to_string()))?;
+            on_gpu(opened, files, (options, fit), device, progress)
+        }
+        DeviceChoice::Auto => match (CudaDevice::open(0), fitting(files, options)) {
+            (Ok(opened), Ok(fit)) => on_gpu(opened, files, (options, fit), device, progress),
+            (Ok(_), Err(misfit)) => {
+                tracing::warn!(reason = %misfit.into_error(), "a GPU is there, but the model is computed on the CPU");
+                on_cpu(files, options, progress)
+            }
+            (Err(error), _) => {
+                tracing::debug!(reason = %error, "no GPU: the model is computed on the CPU");
+                on_cpu(files, options, progress)
+            }
+        },
+    }
+}
+
+fn on_cpu(files: &ModelFiles, options: &RunnerOptions, progress: &LoadProgress) -> Result<LoadedRunner, LoadError> {
+    let Loaded { runner, info, writer } = load_with_progress(files, options, progress)?;
+    Ok(LoadedRunner { runner: Box::new(runner), info, writer })
+}
+
+fn on_gpu<D: Device>(
+    opened: D,
+    files: &ModelFiles,
+    (options, half): (&RunnerOptions, Half),
+    device: DeviceOptions,
+    progress: &LoadProgress,
+) -> Result<LoadedRunner, LoadError> {
+    let setup = |error: DeviceError| LoadError::Setup(error.to_string());
+    let free = opened.free_bytes().map_err(setup)?;
+    if options.weights.quantization.is_some() {
+        tracing::warn!(dtype = %half.dtype(), "--quantization: a GPU computes with weights of 16 bits, nothing is quantised");
+    }
+    let mut options = options.clone();
+    options.weights.dtype = Some(half.dtype());
+    options.weights.quantization = None;
+    options.weights.widens_blocks = true;
+    options.kv_cache_dtype = Some(half.dtype().into());
+    options.memory_bytes = (free as f64 * device.memory_utilization) as u64;
+    options.kv_cache_share = 1.0;
+    options.weight_cache = None;
+    let gpu = GpuOptions { half, is_batch_invariant: device.is_batch_invariant, threads: options.threads };
+    let backend = GpuBackend::new(opened, gpu).map_err(|error| LoadError::Setup(error.to_string()))?;
+    let kernels = backend.kernels();
+    let Loaded { runner, info, writer } = load_on(backend, kernels, files, &options, progress)?;
+    Ok(LoadedRunner { runner: Box::new(runner), info, writer })
+}
+
+/// Why a GPU cannot do what was asked.
+enum Misfit {
+    /// By the model's files.
+    File(LoadError),
+    /// By a flag.
+    Flag { flag: &'static str, found: String, wanted: String },
+}
+
+impl Misfit {
+    fn into_error(self) -> LoadError {
+        match self {
+            Self::File(error) => error,
+            Self::Flag { flag, found, wanted } => LoadError::Option { flag, found, wanted },
+        }
+    }
+}
+
+/// The 16-bit type in which a GPU computes the model.
+fn fitting(files: &ModelFiles, options: &RunnerOptions) -> Result<Half, Misfit> {
+    let flag = |flag, found: String, wanted: &str| Misfit::Flag { flag, found, wanted: wanted.to_owned() };
+    let config = files.config().map_err(Misfit::File)?;
+    if !HEAD_DIMS.contains(&config.head_dim) {
+        return Err(flag(
+            "device",
+            format!("a GPU, and the model's head_dim is {}", config.head_dim),
+            "kernels are built for 32, 64 and 128: use `cpu`",
+        ));
+    }
+    let dtype = match options.weights.dtype {
+        Some(dtype) => dtype,
+        None => Storage::dtype_of(files.checkpoint_type(&config).map_err(Misfit::File)?),
+    };
+    let half = Half::of(dtype).ok_or_else(|| flag("dtype", dtype.to_string(), "a GPU takes bfloat16 or float16"))?;
+    // Its activations leave the range of float16: Apple's note in CoreNet's MLX example.
+    if dtype == DType::F16 && config.parameters() > 2_000_000_000 {
+        return Err(flag("dtype", dtype.to_string(), "the 3B needs the range of bfloat16"));
+    }
+    match options.kv_cache_dtype {
+        Some(kv) if kv != KvType::Scalar(dtype) => {
+            Err(flag("kv-cache-dtype", kv.to_string(), &format!("a GPU keeps keys and values as it keeps weights, in {dtype}: use `auto`")))
+        }
+        _ => Ok(half),
+    }
+}
+
+fn wrong_device(found: &str, wanted: &str) -> LoadError {
+    LoadError::Option { flag: "device", found: found.to_owned(), wanted: wanted.to_owned() }
+}
