@@ -57,7 +57,7 @@ pub struct ChatMessage {
     /// What is said. May be null in a message of the assistant that calls tools.
     #[schema(required = true)]
     pub content: Option<MessageContent>,
-    /// The speaker's name, for templates that use it.
+    /// The speaker's name, for templates that use it; without effect on others.
     pub name: Option<String>,
     /// Null in answers; accepted back as null.
     #[schema(ignore)]
@@ -199,7 +199,7 @@ pub struct ChatTokenLogprob {
     pub token: String,
     /// Its log-probability.
     pub logprob: f32,
-    /// Its bytes: joined over the tokens they are the text.
+    /// Its bytes: joined over the tokens they are the text, which has no space at its beginning, and the token that ends it.
     pub bytes: Vec<u8>,
     /// The most likely tokens, best first.
     pub top_logprobs: Vec<TopLogprob>,

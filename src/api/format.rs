@@ -50,7 +50,7 @@ pub struct NamedSchema {
 /// What the answer must look like, as vLLM has it: exactly one of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"choice": ["yes", "no"]}))]
+#[schema(example = json!({"choice": ["red", "green"]}))]
 pub struct StructuredOutputs {
     /// A JSON schema, as an object or as a text.
     #[schema(value_type = Option<SchemaOrText>)]

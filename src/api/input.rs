@@ -4,9 +4,11 @@
 
 use super::number::integral;
 use super::schemas;
-use serde::de::Error as _;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+use std::fmt;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -117,17 +119,30 @@ pub enum MessageContent {
 
 impl<'de> Deserialize<'de> for MessageContent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::String(text) => Ok(Self::Text(text)),
-            Value::Array(items) => items
-                .into_iter()
-                .enumerate()
-                .map(|(i, value)| ContentPart::deserialize(value).map_err(|error| format!("part {i}: {error}")))
-                .collect::<Result<_, _>>()
-                .map(Self::Parts)
-                .map_err(D::Error::custom),
-            other => Err(D::Error::custom(format!("expected a string or an array of content parts, got {}", kind(&other)))),
-        }
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+/// Reads parts from the deserializer itself, so that errors have their path.
+struct ContentVisitor;
+
+impl<'de> Visitor<'de> for ContentVisitor {
+    type Value = MessageContent;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an array of content parts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<MessageContent, E> {
+        Ok(MessageContent::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<MessageContent, E> {
+        Ok(MessageContent::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, parts: A) -> Result<MessageContent, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(parts)).map(MessageContent::Parts)
     }
 }
 
@@ -136,7 +151,7 @@ impl<'de> Deserialize<'de> for MessageContent {
 pub struct ContentPart {
     /// The kind of part.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Option<String>,
     /// The text.
     pub text: Option<String>,
     /// Everything else the client wrote: what other kinds of parts carry, and unknown keys, which are refused by name.

@@ -42,6 +42,6 @@ pub struct RenderedSampling {
     pub frequency_penalty: f32,
     /// 1 = off.
     pub repetition_penalty: f32,
-    /// What the random numbers come from.
-    pub seed: u64,
+    /// What the random numbers come from; as `seed` of a request it gives the same.
+    pub seed: i64,
 }

@@ -64,7 +64,7 @@ macro_rules! shared_fields {
             min_tokens: Option<i64>,
             /// Tokens that end a choice; they are not part of the text. At most 1024.
             #[serde(default, deserialize_with = "crate::api::number::integers")]
-            #[schema(value_type = Option<Vec<u32>>)]
+            #[schema(value_type = Option<Vec<u32>>, max_items = 1024)]
             stop_token_ids: Option<Vec<i64>>,
             /// Keep the stop string at the end of the text.
             #[schema(default = false)]
@@ -115,7 +115,7 @@ macro_rules! shared_fields {
             cache_salt: Option<String>,
             /// Milliseconds after which the request ends with an error. The header `Request-Timeout-Ms` says the same; the shorter counts.
             #[serde(default, deserialize_with = "crate::api::number::integer")]
-            #[schema(minimum = 1)]
+            #[schema(minimum = 1, maximum = 86_400_000)]
             timeout_ms: Option<i64>,
             /// Log-probabilities of the prompt's tokens, with so many alternatives; not with `stream`.
             #[serde(default, deserialize_with = "crate::api::number::integer")]

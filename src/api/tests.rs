@@ -68,6 +68,6 @@ fn content_is_a_text_or_parts() {
     let messages = request.messages.unwrap();
     assert_eq!(messages[0].content, Some(MessageContent::Text("a".into())));
     let Some(MessageContent::Parts(parts)) = &messages[1].content else { panic!("{messages:?}") };
-    assert_eq!((parts[0].text.as_deref(), parts[1].kind.as_str()), (Some("b"), "image_url"));
+    assert_eq!((parts[0].text.as_deref(), parts[1].kind.as_deref()), (Some("b"), Some("image_url")));
     assert!(parts[1].other.contains_key("image_url"));
 }

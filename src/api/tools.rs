@@ -1,9 +1,10 @@
 //! Tools: what may be called, what must be, and calls.
 
-use super::input::kind;
-use serde::de::Error as _;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use std::fmt;
 use utoipa::ToSchema;
 
 /// Something that the model may call.
@@ -50,32 +51,49 @@ pub enum ToolChoice {
 }
 
 /// A tool to call.
-#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedTool {
     /// Always `function`.
     #[serde(rename = "type")]
-    #[schema(value_type = CallKind)]
-    pub kind: String,
+    #[schema(required = true, nullable = false, value_type = CallKind)]
+    pub kind: Option<String>,
     /// The function.
-    pub function: FunctionName,
+    #[schema(required = true, nullable = false)]
+    pub function: Option<FunctionName>,
 }
 
 /// A function by its name.
-#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionName {
     /// One of the tools.
-    pub name: String,
+    #[schema(required = true, nullable = false)]
+    pub name: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for ToolChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::String(mode) => Ok(Self::Mode(mode)),
-            value @ Value::Object(_) => NamedTool::deserialize(value).map(Self::Named).map_err(D::Error::custom),
-            other => Err(D::Error::custom(format!("expected a string or an object that names a function, got {}", kind(&other)))),
-        }
+        deserializer.deserialize_any(ChoiceVisitor)
+    }
+}
+
+/// Reads a named tool from the deserializer itself, so that errors have their path.
+struct ChoiceVisitor;
+
+impl<'de> Visitor<'de> for ChoiceVisitor {
+    type Value = ToolChoice;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an object that names a function")
+    }
+
+    fn visit_str<E>(self, mode: &str) -> Result<ToolChoice, E> {
+        Ok(ToolChoice::Mode(mode.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<ToolChoice, A::Error> {
+        NamedTool::deserialize(MapAccessDeserializer::new(fields)).map(ToolChoice::Named)
     }
 }
 

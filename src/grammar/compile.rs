@@ -73,7 +73,7 @@ impl Compiler {
 
     fn compile_new(&self, form: &Form) -> Result<Compiled, FormError> {
         let factory = self.factory()?;
-        let follow = |grammar| self.parser(factory, grammar).and_then(|parser| Followed::new(parser, self.vocab_size));
+        let follow = |grammar| self.parser(factory, grammar).and_then(|parser| self.follow(parser));
         let followed = match form {
             Form::JsonObject => follow(json_schema(&serde_json::json!({"type": "object"}))),
             Form::JsonSchema(schema) => {
@@ -97,7 +97,7 @@ impl Compiler {
         }
         let grammar = TopLevelGrammar::from_lark(calls.grammar());
         let parser = self.parser(factory, grammar);
-        let followed = match parser.and_then(|parser| Followed::new(parser, self.vocab_size)) {
+        let followed = match parser.and_then(|parser| self.follow(parser)) {
             Ok(followed) => followed,
             Err(problem) => return Err(self.blame_calls(factory, calls, problem)),
         };
@@ -137,6 +137,11 @@ impl Compiler {
             Some(factory)
         });
         made.as_ref().ok_or_else(|| FormError::whole("needs a model whose texts end with a token, which this one's do not"))
+    }
+
+    /// The form that `parser` is at the beginning of, if it can be followed.
+    fn follow(&self, parser: TokenParser) -> Result<Followed, String> {
+        Followed::new(parser, self.vocab_size).map_err(plain)
     }
 
     /// A parser at the beginning of `grammar`.
@@ -194,5 +199,29 @@ fn one_line(error: &str) -> String {
         return "the compiler failed".to_owned();
     }
     let lines: Vec<&str> = error.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "<non-verbose/>").collect();
-    lines.join("; ")
+    plain(lines.join("; "))
+}
+
+/// A problem without the library's own names for it, which nobody can look up.
+fn plain(problem: String) -> String {
+    const WORDS: [(&str, &str); 2] = [
+        ("NoExtensionBias", "no text has this form: nothing may follow its first tokens"),
+        ("coerce_one_of", "several of its schemas may hold at once; use 'anyOf' where that does not matter"),
+    ];
+    WORDS.iter().find(|(name, _)| problem.contains(name)).map_or(problem, |(_, words)| (*words).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_librarys_own_names_do_not_reach_users() {
+        for own in ["NoExtensionBias", "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with anyOf"]
+        {
+            let words = one_line(own);
+            assert!(!words.contains("Bias") && !words.contains("coerce"), "{words}");
+        }
+        assert_eq!(one_line("a\n<non-verbose/>\n b"), "a; b");
+    }
 }

@@ -1,5 +1,6 @@
 //! Sequences that follow a form from their first token on.
 
+use super::pace::{Pace, SLOW};
 use crate::generation::{Constraint, ConstraintState, TokenId, TokenMask};
 use llguidance::TokenParser;
 use llguidance::api::StopReason;
@@ -7,16 +8,13 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Most memory of what sequences found out about a form, in bytes.
 const MOST_BYTES: usize = 48 << 20;
 
 /// First tokens that are tried when a form is compiled.
 const TRIED_TOKENS: usize = 4;
-/// A step of a form that takes longer is slow; with so many of them a sequence fails: it would hold up all others.
-const SLOW: Duration = Duration::from_millis(50);
-const MOST_SLOW_STEPS: u32 = 8;
 
 /// A compiled form. What its sequences find out about it they share.
 pub(super) struct Followed {
@@ -59,7 +57,7 @@ impl Followed {
     /// The state of a sequence that has generated nothing.
     pub(super) fn state(&self) -> Following {
         let parser = self.parser.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Following { parser, mask: TokenMask::none(self.vocab_size), has_failed: self.has_failed.clone(), slow_steps: 0 }
+        Following { parser, mask: TokenMask::none(self.vocab_size), has_failed: self.has_failed.clone(), pace: Pace::default() }
     }
 
     /// Whether the form is better compiled anew: so much was found out about it, or following it failed.
@@ -89,14 +87,14 @@ pub(super) struct Following {
     parser: TokenParser,
     mask: TokenMask,
     has_failed: Arc<AtomicBool>,
-    slow_steps: u32,
+    pace: Pace,
 }
 
 impl Following {
-    /// Notes how a step went that began at `started`.
-    fn note<T>(&mut self, started: Instant, result: Result<T, String>) -> Result<T, String> {
-        self.slow_steps += u32::from(started.elapsed() > SLOW);
-        let result = if self.slow_steps > MOST_SLOW_STEPS { Err("its steps take too long".to_owned()) } else { result };
+    /// Notes how a step went that began at `started` and came to so many tokens.
+    fn note<T>(&mut self, started: Instant, tokens: usize, result: Result<T, String>) -> Result<T, String> {
+        let may_go_on = self.pace.note(started.elapsed(), tokens);
+        let result = if may_go_on { result } else { Err("its steps take too long".to_owned()) };
         if result.is_err() {
             self.has_failed.store(true, Ordering::Relaxed);
         }
@@ -112,7 +110,7 @@ impl Following {
             }
             parser.check_stop().map_err(|error| error.to_string())
         });
-        self.note(started, accepted)
+        self.note(started, tokens.len(), accepted)
     }
 
     /// Whether it can go on with `tokens`; it stays where it is.
@@ -134,7 +132,7 @@ impl ConstraintState for Following {
             mask.set_words(allowed.as_slice());
             check_memory(parser)
         });
-        self.note(started, prepared)
+        self.note(started, 0, prepared)
     }
 
     fn mask(&self) -> Option<&TokenMask> {

@@ -2,8 +2,9 @@
 //!
 //! `server` compiles the form of a request here before it hands the request to the engine, away from the async threads; the engine follows it
 //! through [`Constraint`](crate::generation::Constraint) and knows nothing of this module. `schema` holds a JSON schema against what can be
-//! enforced and finds what is at fault where it cannot be; `calls` writes calls of tools as a grammar, `lark` regexes and choices, and checks
-//! grammars that users write; `vocabulary` tells `llguidance` what the tokens spell; `follow` and `trigger` are the states of sequences.
+//! enforced and finds what is at fault where it cannot be, `bounds` mends bounds of numbers in it; `calls` writes calls of tools as a
+//! grammar, `lark` regexes and choices, and checks grammars that users write; `vocabulary` tells `llguidance` what the tokens spell; `follow`
+//! and `trigger` are the states of sequences, `pace` what their steps may cost.
 //!
 //! **Architecture invariant:** a form is enforced as a whole or refused: no keyword is passed over.
 //!
@@ -11,11 +12,13 @@
 //!
 //! JSON has no free white space: at most one space after each colon and comma, so that a weak model cannot go on with blanks for ever.
 
+mod bounds;
 mod calls;
 mod compile;
 mod error;
 mod follow;
 mod lark;
+mod pace;
 mod schema;
 mod trigger;
 mod vocabulary;

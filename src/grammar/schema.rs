@@ -1,6 +1,6 @@
 //! JSON schemas: which of their keywords can be enforced, and which one is at fault if compiling fails.
 
-use super::FormError;
+use super::{FormError, bounds};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ const MOST_VALUES: usize = 1_000;
 const MOST_PATTERN_BYTES: usize = 4_096;
 
 /// The schema as it is compiled: without what says nothing about values, without properties that are not listed where some are and the
-/// schema does not say, and with how its JSON is to be written: no white space but a space after a colon or a comma.
+/// schema does not say, with bounds that hold, and with how its JSON is to be written: no white space but a space after a colon or a comma.
 pub(super) fn prepared(schema: &Value) -> Value {
     let closes = !has_combined_objects(schema);
     let mut schema = match schema {
@@ -95,6 +95,7 @@ pub(super) fn prepared(schema: &Value) -> Value {
     };
     edit(&mut schema, &|fields| {
         fields.retain(|key, _| ENFORCED.contains(&key.as_str()) || MAPS.contains(&key.as_str()));
+        bounds::include(fields);
         if closes {
             close_object(fields);
         }
@@ -212,7 +213,9 @@ fn check_one(place: &Place, schema: &Value) -> Option<FormError> {
     if let Some(key) = EXACT.iter().find(|key| fields.get(**key).is_some_and(has_inexact_number)) {
         return fault(key, format!("cannot be enforced: '{key}': an integer above 2^53"));
     }
-    if let Some((key, problem)) = check_arrays(fields).or_else(|| check_sizes(fields)).or_else(|| check_counted(fields)) {
+    if let Some((key, problem)) =
+        check_arrays(fields).or_else(|| check_sizes(fields)).or_else(|| check_counted(fields)).or_else(|| bounds::check(fields))
+    {
         return fault(key, problem);
     }
     None

@@ -161,6 +161,7 @@ fn what_cannot_be_enforced_is_refused_with_its_keyword_and_path() {
         let FormError { path, problem } = DEMO.refused(&form);
         assert_eq!(path, format!(".properties.a.items.{keyword}"), "{part}: {problem}");
         assert!(problem.contains("cannot be enforced") && problem.contains(keyword), "{problem}");
+        assert!(!problem.contains("coerce_one_of"), "an option that users do not have: {problem}");
     }
     let whole = |form| DEMO.refused(&form);
     assert_eq!(whole(schema(json!(5))).path, "");
@@ -210,6 +211,50 @@ fn what_the_library_would_pass_over_or_change_is_refused() {
     assert!(DEMO.accepts(&Form::Choice(vec!["\u{7f}x".into()]), "\u{7f}x"));
 }
 
+/// `llguidance` 1.9 lets a bound through that is excluded, where it has no fraction and the other bound has the same integer part.
+#[test]
+fn bounds_that_are_excluded_are_not_reached() {
+    let number = |bounds: Value| {
+        let mut fields = bounds.as_object().unwrap().clone();
+        fields.insert("type".into(), json!("number"));
+        Value::Object(fields)
+    };
+    for (bounds, good, bad) in [
+        (json!({"exclusiveMinimum": 0, "exclusiveMaximum": 0.1}), &["0.05", "0.000001"][..], &["0", "0.0", "-0", "0.1"][..]),
+        (json!({"minimum": 0, "exclusiveMinimum": true, "maximum": 0.1}), &["0.05"], &["0", "-0"]),
+        (json!({"exclusiveMinimum": 5, "exclusiveMaximum": 5.25}), &["5.1", "5.20"], &["5", "5.0", "5.25"]),
+        (json!({"minimum": -0.5, "exclusiveMaximum": 0}), &["-0.5", "-0.1"], &["0", "-0", "-0.0", "-0.6"]),
+        (json!({"exclusiveMinimum": -5.25, "exclusiveMaximum": -5}), &["-5.1"], &["-5", "-5.0", "-5.25"]),
+        (json!({"exclusiveMinimum": 0, "exclusiveMaximum": 1}), &["0.5", "0.05"], &["0", "1", "1.0"]),
+        (json!({"exclusiveMinimum": 0}), &["0.5", "1", "1234.5"], &["0", "-1", "0.0"]),
+        (json!({"exclusiveMinimum": -1, "exclusiveMaximum": 1}), &["0", "-0.5", "0.5"], &["-1", "1", "-1.0"]),
+    ] {
+        for text in good {
+            assert!(DEMO.accepts(&schema(number(bounds.clone())), text), "{bounds}: {text}");
+        }
+        let nested = json!({"$defs": {"x": number(bounds.clone())}, "anyOf": [{"type": "array", "items": {"$ref": "#/$defs/x"}}]});
+        for text in bad {
+            assert!(!DEMO.accepts(&schema(number(bounds.clone())), text), "{bounds}: {text}");
+            assert!(!DEMO.accepts(&schema(nested.clone()), &format!("[{text}]")), "{bounds}: [{text}]");
+        }
+        assert!(DEMO.accepts(&schema(nested), &format!("[{}]", good[0])), "{bounds}");
+    }
+    for (bounds, good, bad) in [
+        (json!({"exclusiveMinimum": 5, "exclusiveMaximum": 8}), ["6", "7"], ["5", "8"]),
+        (json!({"exclusiveMinimum": -3, "exclusiveMaximum": 0}), ["-2", "-1"], ["-3", "0"]),
+        (json!({"exclusiveMinimum": 9_007_199_254_740_000i64}), ["9007199254740001", "9007199254740002"], ["9007199254740000", "5"]),
+    ] {
+        let mut integer = number(bounds.clone());
+        integer["type"] = json!("integer");
+        assert!(good.iter().all(|text| DEMO.accepts(&schema(integer.clone()), text)), "{bounds}");
+        assert!(!bad.iter().any(|text| DEMO.accepts(&schema(integer.clone()), text)), "{bounds}");
+    }
+    let narrow = json!({"type": "object", "properties": {"a": number(json!({"exclusiveMinimum": 0, "maximum": 1e-10}))}});
+    let error = DEMO.refused(&schema(narrow));
+    assert_eq!(error.path, ".properties.a.exclusiveMinimum");
+    assert!(error.problem.contains("too narrow"), "{error}");
+}
+
 /// Inputs that made the server overflow its stack, take minutes or gigabytes, or hold up the engine. That there is an answer within a second
 /// is measured by `benches/hostile.py`; here: that there is one.
 #[test]
@@ -247,6 +292,7 @@ fn bombs_are_refused_or_bounded() {
         Form::Grammar(format!("start: {}", "\"a\"? ".repeat(20_000))),
         Form::Grammar(format!("start: {}", "\"a\"? ".repeat(1_500))),
         Form::Grammar("start: start start | \"a\"".into()),
+        Form::Grammar("start: s\ns: \"(\" s \")\" s | s s | \"a\" | \"b\" | \"\"".into()),
         Form::Choice((0..100_000).map(|i| i.to_string()).collect()),
         Form::Choice((0..1_000).map(|i| i.to_string()).collect()),
     ];

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Tells the OpenAI SDKs not to send a request again that must fail again.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// Longest public message, in bytes: a client's own huge value is not sent back whole.
+/// Longest public message, and longest name of a parameter, in bytes: a client's own huge value or key is not sent back whole.
 const MAX_MESSAGE_BYTES: usize = 600;
 
 /// Everything that can go wrong with a request.
@@ -91,12 +91,12 @@ pub enum ApiError {
         detail: String,
     },
     /// The body is not declared as JSON, or compressed in a way that is not understood.
-    #[error("unsupported {header} '{found}': {expected}")]
+    #[error("{}", unsupported_media_type(header, found.as_deref(), expected))]
     UnsupportedMediaType {
         /// The header at fault.
         header: &'static str,
-        /// Its value.
-        found: String,
+        /// Its value, if it is there.
+        found: Option<String>,
         /// What to send instead.
         expected: &'static str,
     },
@@ -158,8 +158,11 @@ pub enum ApiError {
         detail: String,
     },
     /// The deadline passed.
-    #[error("the request took longer than its deadline")]
-    DeadlineExceeded,
+    #[error("the request took longer than its deadline of {} ms", deadline.limit.as_millis())]
+    DeadlineExceeded {
+        /// Which deadline.
+        deadline: Deadline,
+    },
     /// What the request forbids leaves no token to choose.
     #[error(
         "no token is left to choose: 'allowed_token_ids', 'bad_words', 'min_tokens' and the form of the answer together forbid all of them"
@@ -185,6 +188,22 @@ pub enum ApiError {
     },
 }
 
+fn unsupported_media_type(header: &str, found: Option<&str>, expected: &str) -> String {
+    match found {
+        Some(found) => format!("unsupported {header} '{found}': {expected}"),
+        None => format!("the header {header} is missing: {expected}"),
+    }
+}
+
+/// The time that a request may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadline {
+    /// From its arrival on.
+    pub limit: Duration,
+    /// The parameter that says so; `None`: a header does.
+    pub param: Option<&'static str>,
+}
+
 /// Prompt and answer do not fit: the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextLengthError {
@@ -194,7 +213,7 @@ pub struct ContextLengthError {
     pub prompt_tokens: usize,
     /// Whether the prompt was too long even to be counted.
     pub at_least: bool,
-    /// Tokens asked for.
+    /// Tokens asked for; unknown with `at_least`.
     pub max_tokens: usize,
     /// Tokens there is room for.
     pub max_model_len: usize,
@@ -204,12 +223,14 @@ impl std::fmt::Display for ContextLengthError {
     // The words "maximum context length is" are what client libraries recognise this error by.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { prompt_tokens, max_tokens, max_model_len, .. } = self;
-        let bound = if self.at_least { "at least " } else { "" };
+        write!(f, "This model's maximum context length is {max_model_len} tokens. However, you requested ")?;
+        if self.at_least {
+            return write!(f, "at least {prompt_tokens} tokens in the prompt alone. Please reduce the prompt.");
+        }
         write!(
             f,
-            "This model's maximum context length is {max_model_len} tokens. However, you requested {bound}{} tokens ({bound}{prompt_tokens} in the \
-             prompt, {max_tokens} for the completion). Please reduce the prompt or the completion.",
-            prompt_tokens + max_tokens
+            "{} tokens ({prompt_tokens} in the prompt, {max_tokens} for the completion). Please reduce the prompt or the completion.",
+            prompt_tokens.saturating_add(*max_tokens)
         )
     }
 }
@@ -256,7 +277,7 @@ impl ApiError {
             Self::Overloaded { .. } => (503, K::OverloadedError, Some("server_overloaded"), None),
             Self::Draining => (503, K::OverloadedError, Some("server_shutting_down"), None),
             Self::EngineDead { .. } => (503, K::ServerError, Some("engine_dead"), None),
-            Self::DeadlineExceeded => (504, K::TimeoutError, Some("deadline_exceeded"), None),
+            Self::DeadlineExceeded { deadline } => (504, K::TimeoutError, Some("deadline_exceeded"), deadline.param.map(str::to_owned)),
             Self::NothingAllowed => (400, K::InvalidRequestError, Some("no_token_allowed"), None),
             Self::FormTooComplex { .. } => (400, K::InvalidRequestError, Some("form_too_complex"), None),
             Self::NonFiniteLogits { .. } => (500, K::ServerError, Some("non_finite_logits"), None),
@@ -275,6 +296,8 @@ impl ApiError {
     pub fn body(&self) -> ErrorBody {
         let Public { kind, code, param, .. } = self.public();
         let message = truncate(self.to_string(), MAX_MESSAGE_BYTES);
+        // A key that is unknown is the client's own text, too.
+        let param = param.map(|param| truncate(param, MAX_MESSAGE_BYTES));
         ErrorBody { error: ErrorObject { message, kind, param, code: code.map(str::to_owned) } }
     }
 
@@ -357,7 +380,7 @@ mod tests {
     fn only_errors_that_repeat_forbid_a_retry() {
         let header = |e: ApiError| e.into_response().headers().get("x-should-retry").map(|v| v.to_str().unwrap().to_owned());
         assert_eq!(header(ApiError::invalid("n", "is bad")).as_deref(), Some("false"));
-        assert_eq!(header(ApiError::DeadlineExceeded).as_deref(), Some("false"));
+        assert_eq!(header(ApiError::DeadlineExceeded { deadline: Deadline::default() }).as_deref(), Some("false"));
         assert_eq!(header(ApiError::BodyTimeout { limit: Duration::from_secs(1) }), None);
         assert_eq!(header(ApiError::Draining), None);
         assert_eq!(header(ApiError::Internal { detail: "x".into() }), None);
@@ -378,5 +401,25 @@ mod tests {
         assert!(!internal.body().error.message.contains("secret"));
         let long = ApiError::invalid("stop", "é".repeat(10_000)).body().error.message;
         assert!(long.len() < 610 && long.ends_with('…'), "{}", long.len());
+        let ErrorObject { message, param, .. } = ApiError::Unknown { param: "é".repeat(500_000), nearest: None }.body().error;
+        let param = param.unwrap();
+        assert!(message.len() < 610 && param.len() < 610 && param.ends_with('…'), "{} {}", message.len(), param.len());
+    }
+
+    #[test]
+    fn a_deadline_and_a_missing_header_are_named() {
+        let body = |limit, param| {
+            let deadline = Deadline { limit: Duration::from_millis(limit), param };
+            ApiError::DeadlineExceeded { deadline }.body().error
+        };
+        let by_param = body(50, Some("timeout_ms"));
+        assert_eq!(by_param.message, "the request took longer than its deadline of 50 ms");
+        assert_eq!((by_param.param.as_deref(), body(50, None).param), (Some("timeout_ms"), None));
+        let header = |found: Option<&str>| {
+            let found = found.map(str::to_owned);
+            ApiError::UnsupportedMediaType { header: "Content-Type", found, expected: "send application/json" }.to_string()
+        };
+        assert_eq!(header(None), "the header Content-Type is missing: send application/json");
+        assert_eq!(header(Some("text/plain")), "unsupported Content-Type 'text/plain': send application/json");
     }
 }

@@ -12,6 +12,7 @@ pub mod auth;
 mod cors;
 mod drain;
 pub mod error;
+mod examples;
 pub mod extract;
 mod forms;
 pub mod json;
@@ -38,9 +39,9 @@ use crate::engine::EngineHandle;
 use crate::telemetry::metrics::Metrics;
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::{from_fn, from_fn_with_state, map_request};
 use axum::routing::{get, post};
-use extract::body::BodyMemory;
+use extract::body::{BodyMemory, name_encoding};
 use parse::Bounds;
 use parse::encode::Encoder;
 use std::sync::Arc;
@@ -140,6 +141,7 @@ pub fn app(state: AppState) -> Router {
         .fallback(not_found)
         // From the innermost to the outermost layer. Other encodings than gzip pass, for the extractor to refuse with the envelope.
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(map_request(name_encoding))
         .layer(from_fn_with_state(app.clone(), auth::guard))
         .layer(CatchPanicLayer::custom(panics::respond))
         // Browsers ask before they send a key.

@@ -2,6 +2,7 @@
 //!
 //! `openapi.yaml` at the root of the repository is this document: a test compares them. `openelm-server openapi > openapi.yaml` writes it anew.
 
+use super::examples::Examples;
 use super::routes::{chat, completions, models, operations, probes, render, tokens};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -30,7 +31,7 @@ use utoipa::{Modify, OpenApi};
         operations::version,
         operations::openapi,
     ),
-    modifiers(&Security),
+    modifiers(&Security, &Examples),
     security(("api_key" = []), ()),
     tags(
         (name = "generation", description = "Text from the model."),

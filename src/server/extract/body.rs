@@ -2,8 +2,9 @@
 
 use crate::server::error::ApiError;
 use axum::body::{Body, HttpBody};
-use axum::http::HeaderMap;
+use axum::extract::Request;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,14 +97,23 @@ fn check_declared(headers: &HeaderMap) -> Result<(), ApiError> {
     let text = |name| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
     // The decompression layer takes the header away when it understands it.
     if let Some(found) = text(CONTENT_ENCODING).filter(|v| !v.eq_ignore_ascii_case("identity")) {
-        return Err(ApiError::UnsupportedMediaType { header: "Content-Encoding", found, expected: "only gzip is understood" });
+        return Err(ApiError::UnsupportedMediaType { header: "Content-Encoding", found: Some(found), expected: "only gzip is understood" });
     }
-    let found = text(CONTENT_TYPE).unwrap_or_default();
-    if is_json(&found) {
+    let found = text(CONTENT_TYPE);
+    if found.as_deref().is_some_and(is_json) {
         Ok(())
     } else {
         Err(ApiError::UnsupportedMediaType { header: "Content-Type", found, expected: "send application/json" })
     }
+}
+
+/// Writes the name of the encoding as the decompression layer knows it: names are the same in capitals, and `x-gzip` is gzip (RFC 9110).
+pub async fn name_encoding(mut request: Request) -> Request {
+    let known = |found: &HeaderValue| ["gzip", "x-gzip"].iter().any(|name| found.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
+    if let Some(found) = request.headers_mut().get_mut(CONTENT_ENCODING).filter(|found| known(found)) {
+        *found = HeaderValue::from_static("gzip");
+    }
+    request
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -114,7 +124,6 @@ fn is_json(content_type: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
 
     #[test]
     fn json_and_its_relatives_are_json() {

@@ -3,6 +3,7 @@
 //! A key is known, known but not implemented (refused by name unless its value means "off"), or unknown (refused with the most similar known
 //! name). Nothing is silently ignored.
 
+use super::objects::Objects;
 use crate::api::chat::ChatRequest;
 use crate::api::completion::CompletionRequest;
 use crate::api::tokens::{DetokenizeRequest, TokenizeRequest};
@@ -77,29 +78,64 @@ pub fn decode<T: WireRequest>(mut object: Map<String, Value>) -> Result<T, ApiEr
             continue;
         }
         if !T::NOT_IMPLEMENTED.contains(&key.as_str()) {
-            return Err(ApiError::Unknown { param: key.clone(), nearest: nearest(key, known) });
+            return Err(ApiError::Unknown { param: key.clone(), nearest: meant(key, known).or_else(|| nearest(key, known)) });
         }
         if !means_off(key, value) {
-            return Err(ApiError::unsupported(key, ""));
+            return Err(ApiError::unsupported(key, instead(key)));
         }
         switched_off.push(key.clone());
     }
     for key in switched_off {
         object.remove(&key);
     }
-    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+    serde_path_to_error::deserialize(Objects(Value::Object(object))).map_err(|error| {
         let (param, detail) = (error.path().to_string(), error.into_inner().to_string());
-        if detail.starts_with("unknown field") { ApiError::Unknown { param, nearest: None } } else { wrong_type(param, &detail) }
+        if detail.starts_with("unknown field") {
+            let nearest = meant(&param, INNER);
+            return ApiError::Unknown { param, nearest };
+        }
+        wrong_type(param, &detail)
     })
 }
 
 /// An error about a type, in the words of JSON.
 fn wrong_type(param: String, detail: &str) -> ApiError {
-    let detail = match detail.split_once("expected struct ") {
-        Some((found, _)) => format!("{found}expected an object"),
-        None => detail.to_owned(),
+    let Some((found, expected)) = detail.rsplit_once(", expected ") else {
+        return ApiError::WrongType { param, detail: detail.to_owned() };
     };
-    ApiError::WrongType { param, detail }
+    let found = match found {
+        "invalid type: sequence" => "invalid type: array",
+        "invalid type: map" => "invalid type: object",
+        other => other,
+    };
+    let expected = match expected {
+        "a sequence" => "an array",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    };
+    ApiError::WrongType { param, detail: format!("{found}, expected {expected}") }
+}
+
+/// Keys that are not known in one place, and what is known instead.
+const MEANT: [(&str, &str); 2] = [("max_completion_tokens", "max_tokens"), ("tool_choice.name", "tool_choice.function.name")];
+
+/// What inner keys may be meant for.
+const INNER: &[&str] = &["tool_choice.function.name"];
+
+/// What a key is meant for that other servers, or other requests, have.
+fn meant(key: &str, known: &[&str]) -> Option<&'static str> {
+    MEANT.into_iter().find(|(other, name)| *other == key && known.contains(name)).map(|(_, name)| name)
+}
+
+/// What to use instead of a parameter that is not implemented; empty if there is nothing.
+fn instead(key: &str) -> &'static str {
+    match key {
+        "functions" => "use 'tools'",
+        "function_call" => "use 'tool_choice'",
+        "guided_json" | "guided_regex" | "guided_choice" | "guided_grammar" => "use 'structured_outputs'",
+        _ => "",
+    }
 }
 
 /// Whether a parameter that is not implemented has a value that asks for nothing.
@@ -176,6 +212,7 @@ mod tests {
         assert_eq!(unknown("max_token"), Some("max_tokens"));
         assert_eq!(unknown("temprature"), Some("temperature"));
         assert_eq!(unknown("zzz"), None);
+        assert_eq!(unknown("max_completion_tokens"), Some("max_tokens"));
         assert_eq!(unknown(&"n".repeat(1_000_000)), None);
         assert!(matches!(completion(json!({"zzz": null})), Err(ApiError::Unknown { .. })));
     }
@@ -189,7 +226,11 @@ mod tests {
         for (key, value) in [("suffix", json!("x")), ("suffix", json!("")), ("use_beam_search", json!(true))] {
             assert_eq!(completion(json!({key: value})), Err(ApiError::unsupported(key, "")));
         }
-        assert_eq!(chat(json!({"functions": [{}]})), Err(ApiError::unsupported("functions", "")));
+        assert_eq!(chat(json!({"functions": [{}]})), Err(ApiError::unsupported("functions", "use 'tools'")));
+        assert_eq!(chat(json!({"function_call": "auto"})), Err(ApiError::unsupported("function_call", "use 'tool_choice'")));
+        for guided in ["guided_json", "guided_regex", "guided_choice", "guided_grammar"] {
+            assert_eq!(completion(json!({guided: "x"})), Err(ApiError::unsupported(guided, "use 'structured_outputs'")));
+        }
         assert_eq!(chat(json!({"echo": true})), Err(ApiError::unsupported("echo", "")));
     }
 
@@ -206,6 +247,44 @@ mod tests {
         assert_eq!(param(chat(json!({"messages": [{"role": "user"}, {"role": 7}]})).unwrap_err()), "messages[1].role");
         assert_eq!(param(chat(json!({"messages": "hi"})).unwrap_err()), "messages");
         assert_eq!(param(chat(json!({"messages": [{"role": "user", "content": 1}]})).unwrap_err()), "messages[0].content");
+    }
+
+    /// A struct takes an array for its fields in their order, as serde's derived code has it: `["user", "hi"]` was a message.
+    #[test]
+    fn an_array_is_no_object() {
+        let refused = |error: ApiError| match error {
+            ApiError::WrongType { param, detail } => (param, detail),
+            other => panic!("{other:?}"),
+        };
+        for (body, wanted) in [
+            (json!({"messages": [["user", "hi"]]}), "messages[0]"),
+            (json!({"response_format": ["json_object", null]}), "response_format"),
+            (json!({"response_format": {"type": "json_schema", "json_schema": ["n", null, {}, null]}}), "response_format.json_schema"),
+            (json!({"tools": [["function", ["f", null, null, null]]]}), "tools[0]"),
+            (json!({"tools": [{"type": "function", "function": ["f", null, null, null]}]}), "tools[0].function"),
+            (json!({"stream": true, "stream_options": [null, null, null]}), "stream_options"),
+            (json!({"structured_outputs": [null, "a", null, null, null, null, null]}), "structured_outputs"),
+            (json!({"tool_choice": {"type": "function", "function": ["f"]}}), "tool_choice.function"),
+            (json!({"messages": [{"role": "user", "content": [["text", "hi"]]}]}), "messages[0].content[0]"),
+            (json!({"metadata": [1]}), "metadata"),
+        ] {
+            let (param, detail) = refused(chat(body.clone()).unwrap_err());
+            assert_eq!((param.as_str(), detail.as_str()), (wanted, "invalid type: array, expected an object"), "{body}");
+        }
+        let (param, detail) = refused(chat(json!({"tool_choice": ["function", ["f"]]})).unwrap_err());
+        assert!(param == "tool_choice" && detail.contains("an object that names a function"), "{detail}");
+        let (_, detail) = refused(chat(json!({"messages": {"role": "user"}})).unwrap_err());
+        assert_eq!(detail, "invalid type: object, expected an array");
+        let (_, detail) = refused(chat(json!({"user": {"a": 1}})).unwrap_err());
+        assert_eq!(detail, "invalid type: object, expected a string");
+    }
+
+    #[test]
+    fn keys_of_choices_and_parts_keep_their_path() {
+        let error = chat(json!({"tool_choice": {"type": "function", "name": "f"}})).unwrap_err();
+        assert_eq!(error.to_string(), "unknown parameter 'tool_choice.name': did you mean 'tool_choice.function.name'?");
+        let wrong = chat(json!({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]})).unwrap_err();
+        assert!(matches!(&wrong, ApiError::WrongType { param, .. } if param == "messages[0].content[0].text"), "{wrong:?}");
     }
 
     #[test]

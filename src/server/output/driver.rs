@@ -4,7 +4,7 @@ use super::choice::{Choice, Progress};
 use crate::api::common::{PromptProgress, PromptTokensDetails, Usage};
 use crate::engine::GenerationStream;
 use crate::generation::{FailureKind, GenerationEvent, GenerationFailure};
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Deadline};
 use crate::server::parse::OutputPlan;
 use crate::server::request_record::RequestRecord;
 use crate::tokenizer::Tokenizer;
@@ -22,6 +22,7 @@ pub struct Driver {
     choices: Vec<Choice>,
     choices_per_prompt: usize,
     record: Arc<RequestRecord>,
+    deadline: Deadline,
 }
 
 /// What one event came to.
@@ -39,7 +40,13 @@ impl Driver {
         let prompts = plan.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, plan.best_of as usize));
         let choices = prompts.map(|prompt| Choice::new(plan, prompt, tokenizer)).collect();
         let running = (0u32..).zip(streams).map(|(choice, stream)| NextEvent { choice, stream: Some(stream) }).collect();
-        Self { running, choices, choices_per_prompt: plan.best_of as usize, record }
+        Self { running, choices, choices_per_prompt: plan.best_of as usize, record, deadline: Deadline::default() }
+    }
+
+    /// Says which deadline the sequences have, for the error when it passes.
+    pub fn with_deadline(mut self, deadline: Deadline) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// The next output; `None` when all choices are finished. Cancel safe.
@@ -90,7 +97,7 @@ impl Driver {
                 Ok(state.token(token, logprobs))
             }
             Some(GenerationEvent::Finished { reason, usage }) => Ok(state.finished(reason, usage)),
-            Some(GenerationEvent::Failed(failure)) => Err(failure.into()),
+            Some(GenerationEvent::Failed(failure)) => Err(failed(failure, self.deadline)),
             None => Err(ApiError::Internal { detail: "a sequence ended without a last event".to_owned() }),
         }
     }
@@ -139,17 +146,16 @@ impl Future for NextEvent {
     }
 }
 
-impl From<GenerationFailure> for ApiError {
-    fn from(failure: GenerationFailure) -> Self {
-        let GenerationFailure { kind, detail } = failure;
-        match kind {
-            FailureKind::NonFiniteLogits => Self::NonFiniteLogits { detail },
-            FailureKind::NothingAllowed => Self::NothingAllowed,
-            FailureKind::ConstraintFailed => Self::FormTooComplex { detail },
-            FailureKind::StepFailed => Self::Internal { detail },
-            FailureKind::DeadlineExceeded => Self::DeadlineExceeded,
-            FailureKind::ShuttingDown => Self::Draining,
-            FailureKind::EngineDead => Self::EngineDead { detail },
-        }
+/// Why a sequence failed, as an error of the request.
+fn failed(failure: GenerationFailure, deadline: Deadline) -> ApiError {
+    let GenerationFailure { kind, detail } = failure;
+    match kind {
+        FailureKind::NonFiniteLogits => ApiError::NonFiniteLogits { detail },
+        FailureKind::NothingAllowed => ApiError::NothingAllowed,
+        FailureKind::ConstraintFailed => ApiError::FormTooComplex { detail },
+        FailureKind::StepFailed => ApiError::Internal { detail },
+        FailureKind::DeadlineExceeded => ApiError::DeadlineExceeded { deadline },
+        FailureKind::ShuttingDown => ApiError::Draining,
+        FailureKind::EngineDead => ApiError::EngineDead { detail },
     }
 }

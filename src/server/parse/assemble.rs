@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// How many tokens to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxTokens {
-    /// As many as the named parameter says; an error if they do not fit.
-    Given(&'static str, u32),
+    /// As many as the named parameter says, whatever that is; an error if they do not fit.
+    Given(&'static str, u64),
     /// So many, or as many as fit.
     AtMost(u32),
 }
@@ -184,7 +184,7 @@ fn requests(parameters: &Parameters, prompts: &[PromptPlan], wanted: Wanted, cal
 /// Cuts a prompt. What is left of its text is unknown then.
 fn truncate(prompt: &mut Encoded, truncation: Truncation, max_tokens: MaxTokens, max_model_len: usize) {
     let wanted = match max_tokens {
-        MaxTokens::Given(_, wanted) => wanted as usize,
+        MaxTokens::Given(_, wanted) => tokens(wanted),
         MaxTokens::AtMost(_) => 1,
     };
     let kept = truncation.cut(&prompt.tokens, max_model_len.saturating_sub(wanted));
@@ -200,14 +200,17 @@ fn fit(prompt: &Encoded, max_tokens: MaxTokens, max_model_len: usize) -> Result<
     let too_long = |param, max_tokens| {
         ApiError::ContextLength(ContextLengthError { param, prompt_tokens, at_least: false, max_tokens, max_model_len })
     };
-    match max_tokens {
-        MaxTokens::Given(param, wanted) if wanted as usize > room => {
-            Err(too_long(if room == 0 { prompt.param } else { param }, wanted as usize))
-        }
+    let (param, wanted, least) = match max_tokens {
         // Scoring alone generates nothing, so that a prompt may fill the context.
-        MaxTokens::Given(_, 0) if prompt_tokens <= max_model_len => Ok(0),
-        MaxTokens::Given(_, wanted) if room > 0 => Ok(wanted),
-        MaxTokens::AtMost(wanted) if room > 0 => Ok(wanted.min(u32::try_from(room).unwrap_or(u32::MAX))),
-        MaxTokens::Given(..) | MaxTokens::AtMost(_) => Err(too_long(prompt.param, 1)),
+        MaxTokens::Given(param, wanted) => (param, tokens(wanted), tokens(wanted)),
+        MaxTokens::AtMost(wanted) => (prompt.param, (wanted as usize).min(room), 1),
+    };
+    match u32::try_from(wanted) {
+        Ok(max_tokens) if prompt_tokens <= max_model_len && least <= room => Ok(max_tokens),
+        _ => Err(too_long(if room == 0 { prompt.param } else { param }, least)),
     }
+}
+
+fn tokens(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

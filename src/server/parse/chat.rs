@@ -25,7 +25,7 @@ pub struct Chat {
     /// The conversation, not empty.
     pub source: Source,
     /// How many tokens were asked for, and by which parameter; `None`: what the context has left.
-    pub max_tokens: Option<(&'static str, u32)>,
+    pub max_tokens: Option<(&'static str, u64)>,
     /// How calls of tools stand in the answer, if there may be any.
     pub calls: Option<Calling>,
     /// Log-probabilities with so many alternatives.
@@ -63,11 +63,9 @@ impl Chat {
     }
 }
 
-fn max_tokens(request: &ChatRequest) -> Result<Option<(&'static str, u32)>, ApiError> {
+fn max_tokens(request: &ChatRequest) -> Result<Option<(&'static str, u64)>, ApiError> {
     let check = |param: &'static str, value| -> Result<_, ApiError> {
-        // Above u32 the request cannot fit any context; the error about the context says so better than one about a range.
-        let value = range::integer::<i64>(param, value, 1..=i64::MAX)?;
-        Ok(value.map(|v| (param, u32::try_from(v).unwrap_or(u32::MAX))))
+        Ok(range::integer::<u64>(param, value, 1..=i64::MAX)?.map(|tokens| (param, tokens)))
     };
     let older = check("max_tokens", request.max_tokens)?;
     Ok(check("max_completion_tokens", request.max_completion_tokens)?.or(older))
@@ -205,10 +203,11 @@ fn parts_text(param: &str, parts: Vec<ContentPart>) -> Result<String, ApiError> 
     let mut text = String::new();
     for (index, part) in parts.into_iter().enumerate() {
         let param = format!("{param}[{index}]");
-        match part.kind.as_str() {
+        let kind = part.kind.ok_or_else(|| ApiError::Missing { param: format!("{param}.type") })?;
+        match kind.as_str() {
             "text" => {}
             "image_url" | "input_audio" | "file" | "refusal" | "video_url" | "audio_url" => {
-                return Err(ApiError::unsupported(format!("{param}.{}", part.kind), "only parts of type 'text' are understood"));
+                return Err(ApiError::unsupported(format!("{param}.{kind}"), "only parts of type 'text' are understood"));
             }
             other => return Err(ApiError::invalid(format!("{param}.type"), format!("must be 'text', got '{other}'"))),
         }

@@ -18,7 +18,7 @@ pub struct Completion {
     /// The prompts, none empty.
     pub sources: Vec<Source>,
     /// How many tokens were asked for; `None`: the default, cut to what the context has left.
-    pub max_tokens: Option<u32>,
+    pub max_tokens: Option<u64>,
     /// Log-probabilities with so many alternatives.
     pub logprobs: Option<u8>,
     /// Choices generated for each prompt; the `n` best are returned.
@@ -47,12 +47,11 @@ impl Completion {
     }
 }
 
-fn max_tokens(value: Option<i64>, echo: bool) -> Result<Option<u32>, ApiError> {
+fn max_tokens(value: Option<i64>, echo: bool) -> Result<Option<u64>, ApiError> {
     if value == Some(0) && !echo {
         return Err(ApiError::invalid("max_tokens", "must be at least 1, got 0 (0 is allowed with 'echo' only)"));
     }
-    // Above u32 the request cannot fit any context; the error about the context says so better than one about a range.
-    Ok(range::integer::<i64>("max_tokens", value, 0..=i64::MAX)?.map(|v| u32::try_from(v).unwrap_or(u32::MAX)))
+    range::integer("max_tokens", value, i64::from(!echo)..=i64::MAX)
 }
 
 /// How many choices are generated of which the `n` best are returned.

@@ -250,7 +250,7 @@ impl Codec {
         if prompt_tokens <= self.max_model_len {
             return Ok(());
         }
-        let error = ContextLengthError { param, prompt_tokens, at_least: true, max_tokens: 1, max_model_len: self.max_model_len };
+        let error = ContextLengthError { param, prompt_tokens, at_least: true, max_tokens: 0, max_model_len: self.max_model_len };
         Err(ApiError::ContextLength(error))
     }
 }

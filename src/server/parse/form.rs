@@ -88,8 +88,14 @@ fn of_outputs(outputs: StructuredOutputs) -> Result<AskedForm, ApiError> {
 
 fn schema_or_text(json: Value) -> Result<Value, ApiError> {
     let Value::String(text) = json else { return Ok(json) };
-    let parsed = parse_object(text.as_bytes(), MAX_SCHEMA_VALUES);
-    parsed.map(Value::Object).map_err(|error| ApiError::invalid("structured_outputs.json", format!("must be a JSON schema: {error}")))
+    parse_object(text.as_bytes(), MAX_SCHEMA_VALUES).map(Value::Object).map_err(|error| {
+        let problem = match error {
+            ApiError::InvalidJson { detail, .. } => format!("the string is not valid JSON: {detail}"),
+            ApiError::NotAnObject { found } => format!("the string holds {found}"),
+            _ => format!("it has more than {MAX_SCHEMA_VALUES} JSON values"),
+        };
+        ApiError::invalid("structured_outputs.json", format!("must be a JSON schema: {problem}"))
+    })
 }
 
 /// Checks the name of a schema or a function.

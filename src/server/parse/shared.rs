@@ -214,9 +214,22 @@ fn stop_strings(stop: Option<Stop>, has_tokenizer: bool) -> Result<Vec<String>, 
     Ok(strings)
 }
 
-/// A fresh seed: requests without one differ from each other.
+/// A fresh seed: requests without one differ from each other. Below 2^63, so that it can be sent back as it is.
 fn random_seed() -> u64 {
     let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
     // Six of the 128 bits are fixed; in the sum each bit varies.
-    high.wrapping_add(low.rotate_left(32))
+    high.wrapping_add(low.rotate_left(32)) >> 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A seed that the server told was refused when a client sent it back.
+    #[test]
+    fn fresh_seeds_can_be_sent_back() {
+        let seeds: Vec<u64> = (0..1_000).map(|_| random_seed()).collect();
+        assert!(seeds.iter().all(|&seed| i64::try_from(seed).is_ok()));
+        assert!((0..63).all(|bit| seeds.iter().any(|seed| seed >> bit & 1 == 1) && seeds.iter().any(|seed| seed >> bit & 1 == 0)));
+    }
 }

@@ -1,7 +1,7 @@
 //! `tools` and `tool_choice`: what may be called, and whether something must be.
 
 use super::form::{AskedForm, check_name};
-use crate::api::tools::{FunctionDefinition, Tool, ToolChoice};
+use crate::api::tools::{FunctionDefinition, NamedTool, Tool, ToolChoice};
 use crate::grammar::{CallSyntax, Calls, Form, Function, Otherwise};
 use crate::server::error::ApiError;
 use serde_json::{Map, Value, json};
@@ -136,20 +136,26 @@ fn parse_choice(choice: Option<ToolChoice>, functions: &[Function]) -> Result<Op
                 return Err(ApiError::invalid("tool_choice", problem));
             }
         },
-        Some(ToolChoice::Named(named)) if named.kind != "function" => {
-            return Err(ApiError::invalid("tool_choice.type", format!("must be 'function', got '{}'", named.kind)));
-        }
         Some(ToolChoice::Named(named)) => {
-            let is_named = |function: &Function| function.name == named.function.name;
-            match functions.iter().position(is_named) {
+            let name = called_name(named)?;
+            match functions.iter().position(|function| function.name == name) {
                 Some(index) => Choice::Named(index),
                 None if has_tools => {
-                    let problem = format!("must be one of the tools, got '{}'", named.function.name);
-                    return Err(ApiError::invalid("tool_choice.function.name", problem));
+                    return Err(ApiError::invalid("tool_choice.function.name", format!("must be one of the tools, got '{name}'")));
                 }
                 None => Choice::Required,
             }
         }
     };
     if has_tools { Ok(Some(choice)) } else { Err(ApiError::invalid("tool_choice", "is only allowed with 'tools'")) }
+}
+
+/// The name of the function that is to be called.
+fn called_name(named: NamedTool) -> Result<String, ApiError> {
+    let missing = |field: &str| ApiError::Missing { param: format!("tool_choice.{field}") };
+    let kind = named.kind.ok_or_else(|| missing("type"))?;
+    if kind != "function" {
+        return Err(ApiError::invalid("tool_choice.type", format!("must be 'function', got '{kind}'")));
+    }
+    named.function.ok_or_else(|| missing("function"))?.name.ok_or_else(|| missing("function.name"))
 }

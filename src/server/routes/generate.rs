@@ -5,7 +5,7 @@ use crate::api::completion::CompletionRequest;
 use crate::engine::{AdmissionError, QueueLimit, SubmitError};
 use crate::server::App;
 use crate::server::auth::KeyHash;
-use crate::server::error::{ApiError, ContextLengthError};
+use crate::server::error::{ApiError, ContextLengthError, Deadline};
 use crate::server::extract::body::{self, BodyLimits};
 use crate::server::extract::decode::{WireRequest, decode};
 use crate::server::extract::strict::parse_object;
@@ -25,7 +25,7 @@ use crate::server::request_record::RequestRecord;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Longest body that is parsed on the spot.
 const INLINE_BYTES: usize = 64 << 10;
@@ -64,9 +64,11 @@ impl Arrival {
         Ok(Self { caller, timeout: header_timeout(request.headers())?, record })
     }
 
-    /// When the request must be over, by whichever of the two times is shorter.
-    fn deadline(&self, timeout: Option<Duration>) -> Option<Instant> {
-        self.timeout.into_iter().chain(timeout).min().and_then(|timeout| self.record.started.checked_add(timeout))
+    /// How long the request may take, by whichever of the two times is shorter.
+    fn deadline(&self, timeout: Option<Duration>) -> Option<Deadline> {
+        let by_header = self.timeout.map(|limit| Deadline { limit, param: None });
+        let by_parameter = timeout.map(|limit| Deadline { limit, param: Some("timeout_ms") });
+        by_header.into_iter().chain(by_parameter).min_by_key(|deadline| deadline.limit)
     }
 }
 
@@ -142,15 +144,16 @@ pub async fn answer<S: Shape>(app: &App, arrival: Arrival, checked: Checked, id_
 async fn generate<S: Shape>(
     app: &App,
     record: Arc<RequestRecord>,
-    (assembled, deadline): (Assembled, Option<Instant>),
+    (assembled, deadline): (Assembled, Option<Deadline>),
     id_prefix: &str,
 ) -> Result<Response, ApiError> {
     let Assembled { requests, mut plan } = assembled;
     // Without a tokenizer the ids are all there is to an answer.
     plan.return_token_ids |= app.state.tokenizer.is_none();
     let sequences = requests.len();
-    let streams = app.state.engine.submit(requests, deadline).map_err(|error| refused(error, &plan, app))?;
-    let driver = Driver::new(streams, &plan, app.state.tokenizer.as_ref(), record);
+    let until = deadline.and_then(|deadline| record.started.checked_add(deadline.limit));
+    let streams = app.state.engine.submit(requests, until).map_err(|error| refused(error, &plan, app))?;
+    let driver = Driver::new(streams, &plan, app.state.tokenizer.as_ref(), record).with_deadline(deadline.unwrap_or_default());
     let (stream, counts) = (plan.stream, (plan.n as usize, plan.best_of as usize));
     let token_text = TokenText::new(app.state.tokenizer.clone(), plan.tokens_as_ids);
     let shape = S::new(Envelope {

@@ -82,7 +82,7 @@ async fn render(app: &App, arrival: &Arrival, checked: Checked, id_prefix: &str)
                 presence_penalty: sampling.presence_penalty,
                 frequency_penalty: sampling.frequency_penalty,
                 repetition_penalty: sampling.repetition_penalty,
-                seed: sampling.seed,
+                seed: sampling.seed.cast_signed(),
             },
         }
     });

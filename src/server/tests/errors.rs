@@ -79,6 +79,9 @@ async fn both_apis_refuse_bad_values_by_name() {
         (json!({"stream_options": {}, "stream": null}), 400, "invalid_value", "stream_options"),
         (json!({"stream_options": {"usage": true}, "stream": true}), 400, "unknown_parameter", "stream_options.usage"),
         (json!({"service_tier": "flex"}), 400, "invalid_value", "service_tier"),
+        (json!({"stream_options": [null, null, null], "stream": true}), 400, "invalid_type", "stream_options"),
+        (json!({"response_format": ["json_object", null]}), 400, "invalid_type", "response_format"),
+        (json!({"structured_outputs": [null, "a"]}), 400, "invalid_type", "structured_outputs"),
         (json!({"response_format": {"type": "yaml"}}), 400, "invalid_value", "response_format.type"),
         (json!({"response_format": {"type": "json_schema"}}), 400, "missing_required_parameter", "response_format.json_schema"),
         (json!({"structured_outputs": {"regex": "("}}), 400, "invalid_value", "structured_outputs.regex"),
@@ -140,6 +143,16 @@ async fn chat_refuses_bad_values_by_name() {
         (json!({"messages": []}), "invalid_value", "messages"),
         (json!({"messages": "hi"}), "invalid_type", "messages"),
         (json!({"messages": ["hi"]}), "invalid_type", "messages[0]"),
+        (json!({"messages": [["user", "hi", null]]}), "invalid_type", "messages[0]"),
+        (json!({"tools": [["function", ["f", null, null, null]]]}), "invalid_type", "tools[0]"),
+        (message(json!({"role": "user", "content": [{"text": "a"}]})), "missing_required_parameter", "messages[1].content[0].type"),
+        (message(json!({"role": "user", "content": [{"type": 5}]})), "invalid_type", "messages[1].content[0].type"),
+        (message(json!({"role": "user", "content": ["a"]})), "invalid_type", "messages[1].content[0]"),
+        (json!({"tool_choice": {}}), "missing_required_parameter", "tool_choice.type"),
+        (json!({"tool_choice": {"type": "function"}}), "missing_required_parameter", "tool_choice.function"),
+        (json!({"tool_choice": {"type": "function", "function": {}}}), "missing_required_parameter", "tool_choice.function.name"),
+        (json!({"tool_choice": {"type": "function", "name": "f"}}), "unknown_parameter", "tool_choice.name"),
+        (json!({"tool_choice": {"type": "function", "function": {"name": 5}}}), "invalid_type", "tool_choice.function.name"),
         (message(json!({"role": 7, "content": "a"})), "invalid_type", "messages[1].role"),
         (message(json!({"role": "robot", "content": "a"})), "invalid_value", "messages[1].role"),
         (message(json!({"role": "tool", "content": "a"})), "missing_required_parameter", "messages[1].tool_call_id"),
@@ -187,6 +200,21 @@ async fn the_context_error_has_the_words_and_the_numbers() {
     assert!(message.contains("303") && message.contains("(3 in the prompt, 300 for the completion)"), "{message}");
 }
 
+/// Numbers above 32 bits were told as 4294967295, and a request for nothing as one for a token.
+#[tokio::test]
+async fn the_context_error_tells_what_was_asked_for() {
+    let server = Setup::new().start();
+    let message = async |body: Value| server.complete(&body).await.error()["message"].as_str().unwrap().to_owned();
+    let huge = message(json!({"prompt": [5], "max_tokens": i64::MAX})).await;
+    assert!(huge.contains("9223372036854775807 for the completion"), "{huge}");
+    let nothing = message(json!({"prompt": vec![5; 300], "max_tokens": 0, "echo": true})).await;
+    assert!(nothing.contains("(300 in the prompt, 0 for the completion)"), "{nothing}");
+    let long = message(json!({"prompt": "long ".repeat(200_000), "max_tokens": 0, "echo": true})).await;
+    assert!(long.contains("tokens in the prompt alone") && !long.contains("for the completion"), "{long}");
+    assert_eq!(message(json!({"prompt": [5], "max_tokens": -1})).await, "'max_tokens' must be at least 1, got -1");
+    assert_eq!(message(json!({"prompt": [5], "max_tokens": -1, "echo": true})).await, "'max_tokens' must be at least 0, got -1");
+}
+
 #[tokio::test]
 async fn a_message_names_value_and_range() {
     let server = Setup::new().start();
@@ -199,6 +227,13 @@ async fn a_message_names_value_and_range() {
     assert_eq!(message(json!({"temperatur": 1})).await, "unknown parameter 'temperatur': did you mean 'temperature'?");
     assert!(message(json!({"temperature": "hot"})).await.contains("expected a number"));
     assert!(message(json!({"n": "x".repeat(100_000)})).await.len() < 1000);
+    let hint = message(json!({"max_completion_tokens": 5})).await;
+    assert_eq!(hint, "unknown parameter 'max_completion_tokens': did you mean 'max_tokens'?");
+    let no_json = message(json!({"structured_outputs": {"json": "nope"}})).await;
+    assert!(no_json.contains("the string is not valid JSON") && !no_json.contains("body"), "{no_json}");
+    assert!(message(json!({"structured_outputs": {"json": "[]"}})).await.contains("the string holds an array"));
+    let long = server.complete(&with(COMPLETIONS, &json!({"k".repeat(1_000_000): 1}))).await;
+    assert!(long.error()["param"].as_str().unwrap().starts_with("kkk") && long.body.len() < 2_000, "{}", long.body.len());
 }
 
 #[tokio::test]
@@ -217,6 +252,9 @@ async fn bodies_that_are_no_json_object() {
         let error = answer.error();
         assert_eq!((answer.status.as_u16(), error["code"].as_str(), error["param"].as_str()), (status, code, param), "{body}: {error}");
     }
+    let answer = server.send(Request::post(COMPLETIONS).body(Body::from("{}")).unwrap()).await;
+    let error = answer.error();
+    assert_eq!((answer.status.as_u16(), error["message"].as_str().unwrap().contains("Content-Type is missing")), (415, true), "{error}");
     let deep = format!("{{\"prompt\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let request = Request::post(COMPLETIONS).header("content-type", "application/json").body(Body::from(deep)).unwrap();
     assert_eq!(server.send(request).await.status, 400);

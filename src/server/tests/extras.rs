@@ -155,13 +155,18 @@ async fn a_request_past_its_time_ends_with_504_and_frees_its_blocks() {
         assert_eq!(answer.status, 504, "{}", answer.text());
         assert_eq!((&answer.error()["code"], &answer.headers["x-should-retry"]), (&json!("deadline_exceeded"), &"false".parse().unwrap()));
     };
-    is_late(&server.complete(&with(&body, json!({"timeout_ms": 60}))).await);
+    let late = server.complete(&with(&body, json!({"timeout_ms": 60}))).await;
+    is_late(&late);
+    let (message, param) = (&late.error()["message"], &late.error()["param"]);
+    assert_eq!((message, param), (&json!("the request took longer than its deadline of 60 ms"), &json!("timeout_ms")));
     let by_header = |ms: &str, body: &Value| {
         let mut request = post("/v1/completions", body);
         request.headers_mut().insert("request-timeout-ms", ms.parse().unwrap());
         request
     };
-    is_late(&server.send(by_header("60", &body)).await);
+    let late = server.send(by_header("60", &body)).await;
+    is_late(&late);
+    assert_eq!(late.error()["param"], Value::Null, "no parameter said so");
     is_late(&server.send(by_header("60", &with(&body, json!({"timeout_ms": 60_000})))).await);
     let chunks = server.complete(&with(&body, json!({"timeout_ms": 60, "stream": true}))).await.chunks();
     assert_eq!(chunks.last().unwrap()["error"]["code"], "deadline_exceeded");

@@ -56,11 +56,17 @@ async fn send(server: &TestServer, input: &Input) -> String {
     if status >= 400 { refused_class(&answer) } else { answered_class(&answer) }
 }
 
+/// Parameters of requests that generate.
+fn names() -> Vec<&'static str> {
+    [field_names::<crate::api::completion::CompletionRequest>(), field_names::<crate::api::chat::ChatRequest>()].concat()
+}
+
 fn refused_class(answer: &Answer) -> String {
     let error = answer.error();
     let param = error["param"].as_str().unwrap_or_default();
-    // What a parameter holds, and what is none, may be called anything.
-    let known = if error["code"] == "unknown_parameter" { "" } else { param.split(['.', '[']).next().unwrap_or_default() };
+    // What a parameter holds, and what is none, may be called anything: such names would make each answer one of its own.
+    let first = param.split(['.', '[']).next().unwrap_or_default();
+    let known = if names().contains(&first) { first } else { "" };
     format!("{} {} {known}", answer.status.as_u16(), error["code"])
 }
 
@@ -174,8 +180,7 @@ struct Mutator {
 
 impl Mutator {
     fn new(seed: u64) -> Self {
-        let names = [field_names::<crate::api::completion::CompletionRequest>(), field_names::<crate::api::chat::ChatRequest>()].concat();
-        Self { rng: Rng(seed), values: values(), names }
+        Self { rng: Rng(seed), values: values(), names: names() }
     }
 
     fn mutate(&mut self, inputs: &[Input]) -> Input {
