@@ -4,10 +4,10 @@
 benches/hostile.py [--model DIR] [--binary FILE] [--seconds N] [--quiet-seconds N] [--only TEXT] [--json FILE] [-- ARGUMENTS OF THE SERVER]
 
 One stream runs all the time, read by a process of its own. The gaps between its tokens are measured alone, and then beside each input, sent
-again and again, each time a little different: by one client, and then by four at a time. Prints a table, and what misses a target: each
-answer is there within a second, none is a failure of the server (503 turns somebody away and is none), the stream never breaks, and the
-99th percentile of its gaps at most doubles. Exits with 1 if a target is missed. The first row is a plain request, which misses nothing: any
-request takes a share of the processors, and the clients take theirs too.
+again and again, each time a little different: by one client every quarter of a second, by one without a pause, and by four at a time.
+Prints a table, and what misses a target: each answer is there within a second, none is a failure of the server (503 turns somebody away and
+is none), the stream never breaks, and the 99th percentile of its gaps at most doubles. Exits with 1 if a target is missed. The first row is
+a plain request, which misses nothing: any request takes a share of the processors, and the clients take theirs too.
 """
 
 import argparse
@@ -32,7 +32,8 @@ from start import memory_mb
 
 MOST_SECONDS = 1.0
 MOST_RATIO = 2.0
-CLIENTS = (1, 4)
+# Clients, and how long each of them waits between its requests.
+LOADS = ((1, 0.25), (1, 0.0), (4, 0.0))
 # A client gives up after so long.
 PATIENCE = 60
 SETTLE_SECONDS = 1.0
@@ -144,10 +145,13 @@ def told(status: int, body: bytes) -> str:
     return " ".join(str(part) for part in (status, error.get("code") or error.get("type"), error.get("param")) if part)
 
 
-def attack(port: int, hostile: Input, until: float, numbers: Iterator[int], found: list[tuple[str, float]]) -> None:
+def attack(port: int, hostile: Input, plan: tuple[float, float], numbers: Iterator[int], found: list[tuple[str, float]]) -> None:
+    """Sends until a time, with a pause after each answer."""
+    until, pause = plan
     while (begun := time.monotonic()) < until:
         said = answer(port, hostile, next(numbers))
         found.append((said, time.monotonic() - begun))
+        time.sleep(pause)
 
 
 class Stream:
@@ -219,6 +223,7 @@ class Row:
 
     input: str
     clients: int
+    pause_seconds: float
     answers: dict[str, int]
     median_seconds: float
     worst_seconds: float
@@ -241,13 +246,14 @@ class Row:
         yield from (f"answered {said}" for said in self.answers if not (said[0] in "24" or said.startswith("503")))
 
 
-def measure(server: Running, stream: Stream, hostile: Input, clients: int, seconds: float, quiet_p99: float) -> Row:
+def measure(server: Running, stream: Stream, hostile: Input, load: tuple[int, float], seconds: float, quiet_p99: float) -> Row:
+    clients, pause = load
     found: list[tuple[str, float]] = []
     numbers = itertools.count(random.Random(hostile.name + str(clients)).randrange(10**7))
 
     def attacks() -> None:
         until = time.monotonic() + seconds
-        threads = [threading.Thread(target=attack, args=(server.port, hostile, until, numbers, found)) for _ in range(clients)]
+        threads = [threading.Thread(target=attack, args=(server.port, hostile, (until, pause), numbers, found)) for _ in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -261,6 +267,7 @@ def measure(server: Running, stream: Stream, hostile: Input, clients: int, secon
     return Row(
         hostile.name,
         clients,
+        pause,
         dict(Counter(said for said, _ in found).most_common()),
         statistics.median(times),
         max(times),
@@ -281,7 +288,8 @@ def line(row: Row) -> str:
     answers = ", ".join(f"{count} × {said}" for said, count in row.answers.items())
     times = f"{row.median_seconds:.3f} | {row.worst_seconds:.3f}"
     gaps = f"{row.tokens_per_second:.0f} | {row.gap_p50_ms:.2f} | {row.gap_p99_ms:.2f} | {row.worst_gap_ms:.1f} | {row.ratio:.2f}"
-    return f"| {row.input} | {row.clients} | {answers} | {times} | {gaps} | {'; '.join(row.misses())} |"
+    clients = f"{row.clients}, each {row.pause_seconds} s" if row.pause_seconds else str(row.clients)
+    return f"| {row.input} | {clients} | {answers} | {times} | {gaps} | {'; '.join(row.misses())} |"
 
 
 def quiet(stream: Stream, seconds: float) -> list[float]:
@@ -320,8 +328,8 @@ def main() -> None:
         stream.gaps(lambda: time.sleep(SETTLE_SECONDS))
         before = quiet(stream, options.quiet_seconds)
         print("\n" + HEADER, flush=True)
-        for hostile, clients in itertools.product(chosen, CLIENTS):
-            rows.append(measure(server, stream, hostile, clients, options.seconds, percentile(before, 0.99)))
+        for hostile, load in itertools.product(chosen, LOADS):
+            rows.append(measure(server, stream, hostile, load, options.seconds, percentile(before, 0.99)))
             print(line(rows[-1]), flush=True)
         print()
         after = quiet(stream, options.quiet_seconds)

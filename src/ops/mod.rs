@@ -155,7 +155,7 @@ pub struct QkNorm<'a, B: Backend> {
 
 /// What one decoder step needs from hardware. Activations are f32 `[rows, width]`; weights and pages have their own dtypes.
 ///
-/// Every implementation is batch-invariant: a row of any result has the same bits whatever other rows are computed with it.
+/// Every implementation is batch-invariant, that on a GPU if it was asked to be: a row of any result has the same bits whatever other rows are computed with it.
 /// Only the first `batch.rows()` (or `rows`) rows of a buffer are read or written.
 pub trait Backend: Send + Sync + Sized + 'static {
     /// A weight matrix `[out, in]` in the backend's own arrangement.

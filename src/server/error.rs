@@ -278,7 +278,8 @@ impl ApiError {
             Self::Draining => (503, K::OverloadedError, Some("server_shutting_down"), None),
             Self::EngineDead { .. } => (503, K::ServerError, Some("engine_dead"), None),
             Self::DeadlineExceeded { deadline } => (504, K::TimeoutError, Some("deadline_exceeded"), deadline.param.map(str::to_owned)),
-            Self::NothingAllowed => (400, K::InvalidRequestError, Some("no_token_allowed"), None),
+            // Several parameters forbid tokens together; this one can allow some.
+            Self::NothingAllowed => (400, K::InvalidRequestError, Some("no_token_allowed"), Some("allowed_token_ids".to_owned())),
             Self::FormTooComplex { .. } => (400, K::InvalidRequestError, Some("form_too_complex"), None),
             Self::NonFiniteLogits { .. } => (500, K::ServerError, Some("non_finite_logits"), None),
             Self::Internal { .. } => (500, K::ServerError, Some("internal_error"), None),

@@ -142,7 +142,7 @@ def throughput(binary, out, size, bandwidth):
     text = (out / f"bench-{size}.txt").read_text()
     lines = [line for line in text.splitlines() if line.startswith(("prefill", "decode")) and "tokens/s" in line]
     note = f"decode of one stream is bound by {bandwidth} GB/s of memory" if bandwidth else "the bandwidth of this GPU is not in the table"
-    return True, f"{size} in bfloat16, random weights; {note}\n\n```\n" + "\n".join(lines) + "\n```\n"
+    return f"{size} in bfloat16, random weights; {note}\n\n```\n" + "\n".join(lines) + "\n```\n"
 
 
 def main():
@@ -165,7 +165,11 @@ def main():
         failed |= not is_right
         report.append(f"* {name}: {'passed' if is_right else 'FAILED'}: {note}")
     for size in filter(None, arguments.sizes.split(",")):
-        report += ["", throughput(arguments.server, arguments.out, size, bandwidth)[1]]
+        try:
+            report += ["", throughput(arguments.server, arguments.out, size, bandwidth)]
+        except subprocess.CalledProcessError as error:
+            report += ["", f"throughput of {size}: FAILED: {error}"]
+            failed = True
     (arguments.out / "report.md").write_text("\n".join(report) + "\n")
     print("\n".join(report))
     sys.exit(1 if failed else 0)

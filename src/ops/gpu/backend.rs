@@ -13,6 +13,7 @@ use crate::ops::{
     AttentionShape, Backend, HostValues, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, StepNeeds, Target, TensorData,
     WeightType,
 };
+use std::sync::atomic::Ordering;
 
 /// Threads of a block that walks over a row.
 const ROW_THREADS: u32 = 128;
@@ -54,10 +55,19 @@ impl<D: Device> GpuBackend<D> {
         }
     }
 
+    /// Gives up what a panic left in the making.
+    fn drop_recording(&self) {
+        let mode = std::mem::take(&mut self.recorder().mode);
+        if matches!(mode, Mode::Record(_)) {
+            self.attempt(|| self.device.end_recording().map(drop));
+        }
+    }
+
     /// Which recording the step is, if it can be one.
     fn step_key(&self, scratch: &Scratch<D>) -> Option<StepKey> {
         let tables = &scratch.tables;
-        (tables.pieces.count == 0).then_some(StepKey { rows: tables.rows, is_split: tables.last_position >= scratch.split })
+        // An item of several rows is one block: steps with such items are other launches, though they have as many rows.
+        (tables.singles.count == tables.rows).then_some(StepKey { rows: tables.rows, is_split: tables.last_position >= scratch.split })
     }
 
     /// Sends a product of the first `rows` rows, in as many pieces as invariance takes.
@@ -170,6 +180,7 @@ impl<D: Device> GpuBackend<D> {
             self.send(&Call { kernel, grid, threads: ROW_THREADS, args: &args });
             self.multiply(head, room, rows.len(), (&scratch.logits, false));
             self.attempt(|| download(&self.device, &scratch.logits, out));
+            self.is_waited.store(true, Ordering::Relaxed);
         });
     }
 }
@@ -199,7 +210,8 @@ impl<D: Device> Backend for GpuBackend<D> {
 
     fn arithmetic(&self, _weights: &[WeightType], _kv_cache: KvType) -> String {
         let invariant = if self.options.is_batch_invariant { "-invariant" } else { "" };
-        format!("{}-{}{invariant}", self.device.arithmetic(), self.options.half.suffix())
+        let split = Sizes::split(self.options.positions);
+        format!("{}-{}-split{split}{invariant}", self.device.arithmetic(), self.options.half.suffix())
     }
 
     fn reserve(&self, needs: &StepNeeds) -> std::result::Result<(), OpError> {
@@ -207,6 +219,7 @@ impl<D: Device> Backend for GpuBackend<D> {
         if scratch.as_ref().is_none_or(|have| !have.needs.cover(needs)) {
             // What is there makes room first.
             *scratch = None;
+            self.recorder().forget();
             *scratch = Some(Scratch::new(&self.device, needs, self.padded(needs.rows))?);
         }
         Ok(())
@@ -217,6 +230,8 @@ impl<D: Device> Backend for GpuBackend<D> {
     }
 
     fn begin_step(&self, batch: &PackedBatch) {
+        self.is_waited.store(false, Ordering::Relaxed);
+        self.drop_recording();
         let key = self.with_scratch(|scratch| {
             self.attempt(|| scratch.tables.upload(&self.device, batch, scratch.group));
             self.step_key(scratch)
@@ -252,6 +267,10 @@ impl<D: Device> Backend for GpuBackend<D> {
     }
 
     fn end_step(&self) -> std::result::Result<(), OpError> {
+        // A step without logits has not waited: its errors and its time are not to be those of a later one.
+        if !self.is_waited.swap(true, Ordering::Relaxed) {
+            self.attempt(|| self.device.wait());
+        }
         self.fault().take().map_or(Ok(()), |fault| Err(fault.into()))
     }
 

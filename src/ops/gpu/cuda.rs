@@ -10,7 +10,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The compiled kernels, by the file they are in.
 const MODULES: [(&[Operation], &[u8]); 7] = [
@@ -26,6 +26,9 @@ const MODULES: [(&[Operation], &[u8]); 7] = [
 /// Memory that cuBLAS may use: what it asks for on Hopper. Taken once, so that no product allocates.
 const BLAS_WORKSPACE: usize = 32 << 20;
 
+/// Bytes that are on their way to the device without anyone waiting for them.
+const STAGING: usize = 4 << 20;
+
 /// Most parameters of a kernel.
 const MOST_ARGS: usize = 16;
 
@@ -35,9 +38,24 @@ pub struct CudaDevice {
     stream: Arc<CudaStream>,
     blas: Blas,
     modules: HashMap<Operation, Module>,
+    staging: Mutex<Staging>,
     functions: Mutex<HashMap<Kernel, Function>>,
     description: String,
     arithmetic: String,
+}
+
+/// What is on its way to the device: the driver reads it some time after an upload was asked for.
+struct Staging {
+    values: PinnedValues,
+    /// Bytes that may still be read.
+    used: usize,
+}
+
+impl Staging {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: numbers are bytes, and bytes need no alignment: all of them are in the middle.
+        unsafe { self.values.align_to_mut().1 }
+    }
 }
 
 /// A handle of cuBLAS with its workspace.
@@ -191,7 +209,7 @@ impl CudaDevice {
         // SAFETY: opens libraries of the system, whose initialisers run.
         let (has_driver, has_blas) = unsafe { (sys::is_culib_present(), blas::is_culib_present()) };
         if !has_driver {
-            return Err(DeviceError::Missing("no CUDA driver: libcuda.so.1 cannot be opened".to_owned()));
+            return Err(DeviceError::Absent("no CUDA driver: libcuda.so.1 cannot be opened".to_owned()));
         }
         if !has_blas {
             return Err(DeviceError::Missing(
@@ -206,20 +224,34 @@ impl CudaDevice {
         }
         let name = context.name().map_err(failed("cuDeviceGetName"))?;
         let modules = load_modules()?;
+        let staging = Staging { values: PinnedValues::new(&context, STAGING / size_of::<f32>())?, used: 0 };
         let (blas, version) = open_blas(&context, &stream)?;
         Ok(Self {
             description: format!("cuda:{ordinal} {name}"),
-            arithmetic: format!("cuda-sm{major}{minor}-cublas{version}"),
+            arithmetic: format!("cuda-{}-cublas{version}", name.replace(' ', "_")),
             context,
             stream,
             blas,
             modules,
+            staging: Mutex::new(staging),
             functions: Mutex::new(HashMap::new()),
         })
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))
+    }
+
+    fn staging(&self) -> MutexGuard<'_, Staging> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the queue, after which nothing staged is read any more.
+    fn synchronize(&self, staging: &mut Staging) -> Result<(), DeviceError> {
+        // SAFETY: the stream lives as long as the device.
+        unsafe { result::stream::synchronize(self.stream.cu_stream()) }.map_err(failed("cuStreamSynchronize"))?;
+        staging.used = 0;
+        Ok(())
     }
 
     fn function(&self, kernel: Kernel) -> Result<Function, DeviceError> {
@@ -329,8 +361,26 @@ impl Device for CudaDevice {
     fn upload(&self, bytes: &[u8], to: At<'_, CudaMemory>) -> Result<(), DeviceError> {
         self.bind()?;
         let to = pointer(to, bytes.len());
-        // SAFETY: the destination holds the bytes. They are pageable memory, which the driver copies before it returns.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemcpyHtoDAsync"))
+        let mut staging = self.staging();
+        if bytes.len() > STAGING {
+            // SAFETY: the destination holds the bytes, which are borrowed until the queue is empty.
+            unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemcpyHtoDAsync"))?;
+            return self.synchronize(&mut staging);
+        }
+        if staging.used + bytes.len() > STAGING {
+            self.synchronize(&mut staging)?;
+        }
+        let from = staging.used;
+        staging.used = (from + bytes.len()).next_multiple_of(16).min(STAGING);
+        let staged = &mut staging.bytes_mut()[from..from + bytes.len()];
+        staged.copy_from_slice(bytes);
+        // SAFETY: the destination holds the bytes; those staged are not touched before the queue is empty.
+        unsafe { result::memcpy_htod_async(to, staged, self.stream.cu_stream()) }.map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.synchronize(&mut self.staging())
     }
 
     fn download(&self, from: At<'_, CudaMemory>, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -339,8 +389,8 @@ impl Device for CudaDevice {
         // SAFETY: the source holds the bytes, and the destination is borrowed until the queue is empty.
         unsafe {
             result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()).map_err(failed("cuMemcpyDtoHAsync"))?;
-            result::stream::synchronize(self.stream.cu_stream()).map_err(failed("cuStreamSynchronize"))
         }
+        self.synchronize(&mut self.staging())
     }
 
     fn launch(&self, launch: &Launch<'_, CudaMemory>) -> Result<(), DeviceError> {

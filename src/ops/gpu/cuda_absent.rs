@@ -13,7 +13,7 @@ impl CudaDevice {
     /// # Errors
     /// Always: this build has no CUDA.
     pub fn open(_ordinal: usize) -> Result<Self, DeviceError> {
-        Err(DeviceError::Missing("this build has no CUDA: build it with `cargo build --release --features cuda`".to_owned()))
+        Err(DeviceError::Absent("this build has no CUDA: build it with `cargo build --release --features cuda`".to_owned()))
     }
 }
 
@@ -42,6 +42,10 @@ impl Device for CudaDevice {
     }
 
     fn download(&self, _from: At<'_, Infallible>, _bytes: &mut [u8]) -> Result<(), DeviceError> {
+        match self.0 {}
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
         match self.0 {}
     }
 

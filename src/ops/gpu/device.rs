@@ -23,7 +23,10 @@ pub enum DeviceError {
         /// What the driver says.
         detail: String,
     },
-    /// There is no such device, or nothing to talk to it with.
+    /// Nothing here talks to such devices: the build or the machine has no part for it.
+    #[error("{0}")]
+    Absent(String),
+    /// There is no such device, or it cannot be used.
     #[error("{0}")]
     Missing(String),
 }
@@ -220,6 +223,12 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// [`DeviceError`], that of an earlier launch too.
     fn download(&self, from: At<'_, Self::Memory>, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Waits for everything that was sent before.
+    ///
+    /// # Errors
+    /// [`DeviceError`] of what was sent.
+    fn wait(&self) -> Result<(), DeviceError>;
 
     /// Sends a kernel.
     ///

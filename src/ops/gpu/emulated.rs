@@ -240,6 +240,10 @@ impl Device for EmulatedDevice {
         Ok(())
     }
 
+    fn wait(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn launch(&self, launch: &Launch<'_, HostMemory>) -> Result<(), DeviceError> {
         let Launch { kernel, grid, threads, args } = launch;
         let (name, values) = (kernel.to_string(), args.iter().map(argument).collect());

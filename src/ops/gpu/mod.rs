@@ -1,7 +1,7 @@
 //! The GPU backend: the operations of a step as launches of kernels and products on a [`Device`].
 //!
 //! Everything on the device has one 16-bit type: weights, operands of products, pages. Activations between them and all sums are f32. An
-//! operation only sends work; [`Backend::logits`](super::Backend::logits) waits for it, once a step, and [`Backend::end_step`](super::Backend::end_step) tells what went wrong.
+//! operation only sends work; [`Backend::logits`](super::Backend::logits) waits for it, and [`Backend::end_step`](super::Backend::end_step) tells what went wrong.
 //!
 //! Roofline: a decode step reads every weight once (270M in bf16 at 3.35 TB/s: 0.16 ms) and makes about ten launches a layer, which at 2 to 4 µs
 //! each cost more than that for the small models.
@@ -36,6 +36,7 @@ pub use memory::{GpuBuffer, GpuOperand, GpuPages, GpuRope, GpuVector};
 use super::cpu::HostThreads;
 use super::{ATTENTION_TILE, AttentionShape, DType, OpError, StepNeeds, WeightType};
 use recorder::Recorder;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use step::{Capacity, StepTables};
 
@@ -44,6 +45,12 @@ pub const INVARIANT_ROWS: usize = 64;
 
 /// Widths of heads that kernels are built for.
 pub const HEAD_DIMS: [usize; 3] = [32, 64, 128];
+
+/// Most query heads that share a kv head.
+pub const MOST_GROUP: usize = step::MOST_QUERIES;
+
+/// Most rows of a step: they are the second dimension of a grid.
+pub const MOST_ROWS: usize = 65_535;
 
 /// Rows of logits computed at once.
 const LOGIT_ROWS: usize = 64;
@@ -80,6 +87,8 @@ pub struct GpuOptions {
     pub is_batch_invariant: bool,
     /// Threads of the host, for sampling.
     pub threads: usize,
+    /// Positions of the longest sequence.
+    pub positions: usize,
 }
 
 /// A device and what a step needs on it.
@@ -91,6 +100,8 @@ pub struct GpuBackend<D: Device> {
     /// The first error of the step.
     fault: Mutex<Option<DeviceError>>,
     recorder: Mutex<Recorder<D>>,
+    /// Whether the step has waited for the device.
+    is_waited: AtomicBool,
 }
 
 /// Memory of a step beside buffers and operands.
@@ -123,7 +134,15 @@ impl<D: Device> GpuBackend<D> {
     /// [`OpError::Device`] when the host's threads cannot be started.
     pub fn new(device: D, options: GpuOptions) -> Result<Self, OpError> {
         let host = HostThreads::new(options.threads).map_err(|error| OpError::Device(error.to_string()))?;
-        Ok(Self { device, options, host, scratch: Mutex::new(None), fault: Mutex::new(None), recorder: Mutex::default() })
+        Ok(Self {
+            device,
+            options,
+            host,
+            scratch: Mutex::new(None),
+            fault: Mutex::new(None),
+            recorder: Mutex::default(),
+            is_waited: AtomicBool::new(true),
+        })
     }
 
     /// The device.
@@ -147,6 +166,12 @@ impl<D: Device> GpuBackend<D> {
 
     fn recorder(&self) -> MutexGuard<'_, Recorder<D>> {
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends every step by itself.
+    #[cfg(test)]
+    pub(crate) fn record_nothing(&self) {
+        self.recorder().is_on = false;
     }
 
     /// Steps that are recorded.
@@ -185,11 +210,18 @@ struct Sizes {
     partial: usize,
     product: usize,
     logits: usize,
+    /// The rotary tables, which are made elsewhere.
+    rope: usize,
 }
 
 impl Sizes {
+    /// Positions of a split, where sequences have at most so many.
+    fn split(positions: usize) -> usize {
+        LEAST_SPLIT.max(positions.div_ceil(MOST_SPLITS).next_multiple_of(ATTENTION_TILE))
+    }
+
     fn of(needs: &StepNeeds, padded_rows: usize) -> Self {
-        let split = LEAST_SPLIT.max(needs.positions.div_ceil(MOST_SPLITS).next_multiple_of(ATTENTION_TILE));
+        let split = Self::split(needs.positions);
         let max_splits = needs.positions.div_ceil(split).max(1);
         let part = needs.attention.iter().map(|shape| shape.q_heads * (shape.head_dim + 2)).max().unwrap_or(0);
         Self {
@@ -198,11 +230,12 @@ impl Sizes {
             partial: if max_splits > 1 { needs.rows * part * max_splits } else { 0 },
             product: padded_rows * needs.widest_product,
             logits: LOGIT_ROWS * needs.vocabulary,
+            rope: needs.positions * needs.attention.first().map_or(0, |shape| shape.head_dim),
         }
     }
 
     fn bytes(&self, capacity: Capacity) -> u64 {
-        ((self.partial + self.product + self.logits) * size_of::<f32>() + capacity.bytes()) as u64
+        ((self.partial + self.product + self.logits + self.rope) * size_of::<f32>() + capacity.bytes()) as u64
     }
 }
 

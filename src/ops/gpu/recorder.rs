@@ -27,6 +27,9 @@ pub(super) enum Mode {
     Replay(StepKey),
 }
 
+/// Each takes some memory of the device; steps beyond are sent launch by launch.
+const MOST_RECORDINGS: usize = 160;
+
 /// See the module.
 pub(super) struct Recorder<D: Device> {
     /// Whether memory stays what it is.
@@ -44,12 +47,18 @@ impl<D: Device> Default for Recorder<D> {
 }
 
 impl<D: Device> Recorder<D> {
+    /// Drops what was recorded: its memory is no longer there.
+    pub(super) fn forget(&mut self) {
+        self.seen.clear();
+        self.kept.clear();
+    }
+
     /// Begins a step, with a key if it can be recorded.
     pub(super) fn begin(&mut self, key: Option<StepKey>) {
         self.mode = match key.filter(|_| self.is_on) {
             None => Mode::Send,
             Some(key) if self.kept.contains_key(&key) => Mode::Replay(key),
-            Some(key) if self.seen.insert(key) => Mode::Send,
+            Some(key) if self.seen.insert(key) || self.kept.len() == MOST_RECORDINGS => Mode::Send,
             Some(key) => Mode::Record(key),
         };
     }

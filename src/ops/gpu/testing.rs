@@ -40,7 +40,7 @@ impl Setup {
 
 /// Does it on the device under test.
 pub(crate) fn on_device<T: OnDevice>(setup: Setup, what: &T) -> T::Found {
-    let options = GpuOptions { half: setup.half, is_batch_invariant: setup.is_batch_invariant, threads: 1 };
+    let options = GpuOptions { half: setup.half, is_batch_invariant: setup.is_batch_invariant, threads: 1, positions: 512 };
     match std::env::var("OPENELM_TEST_DEVICE").ok().as_deref() {
         None => what.run(&|| GpuBackend::new(EmulatedDevice::new(setup.checks), options).unwrap()),
         Some(name) => {

@@ -3,7 +3,7 @@
 use super::load::{Loaded, ModelInfo, RunnerOptions, load_on, load_with_progress};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadError, LoadProgress, ModelFiles, Storage};
-use crate::ops::gpu::{CudaDevice, Device, DeviceError, GpuBackend, GpuOptions, HEAD_DIMS, Half};
+use crate::ops::gpu::{CudaDevice, Device, DeviceError, GpuBackend, GpuOptions, HEAD_DIMS, Half, MOST_GROUP, MOST_ROWS};
 use crate::ops::{DType, KvType};
 use crate::runner::ModelRunner;
 
@@ -60,18 +60,42 @@ pub fn load_on_device(
             let opened = CudaDevice::open(ordinal).map_err(|error| wrong_device(&device_name, &error.to_string()))?;
             on_gpu(opened, files, (options, fit), device, progress)
         }
-        DeviceChoice::Auto => match (CudaDevice::open(0), fitting(files, options)) {
-            (Ok(opened), Ok(fit)) => on_gpu(opened, files, (options, fit), device, progress),
-            (Ok(_), Err(misfit)) => {
-                tracing::warn!(reason = %misfit.into_error(), "a GPU is there, but the model is computed on the CPU");
-                on_cpu(files, options, progress)
-            }
-            (Err(error), _) => {
-                tracing::debug!(reason = %error, "no GPU: the model is computed on the CPU");
+        DeviceChoice::Auto => match on_any_gpu(files, options, device, progress) {
+            Ok(loaded) => Ok(loaded),
+            Err(reason) => {
+                reason.tell();
                 on_cpu(files, options, progress)
             }
         },
     }
+}
+
+/// Why `auto` takes the CPU.
+enum NoGpu {
+    /// There is none to speak of.
+    Absent(DeviceError),
+    /// There is one that cannot be used for this.
+    Unfit(String),
+}
+
+impl NoGpu {
+    fn tell(&self) {
+        match self {
+            Self::Absent(reason) if cfg!(feature = "cuda") => tracing::info!(%reason, "no GPU: the model is computed on the CPU"),
+            Self::Absent(reason) => tracing::debug!(%reason, "no GPU: the model is computed on the CPU"),
+            Self::Unfit(reason) => tracing::warn!(reason, "the GPU cannot be used: the model is computed on the CPU"),
+        }
+    }
+}
+
+/// Loads onto the first CUDA device.
+fn on_any_gpu(files: &ModelFiles, options: &RunnerOptions, device: DeviceOptions, progress: &LoadProgress) -> Result<LoadedRunner, NoGpu> {
+    let opened = CudaDevice::open(0).map_err(|error| match error {
+        DeviceError::Absent(_) => NoGpu::Absent(error),
+        other => NoGpu::Unfit(other.to_string()),
+    })?;
+    let fit = fitting(files, options).map_err(|misfit| NoGpu::Unfit(misfit.into_error().to_string()))?;
+    on_gpu(opened, files, (options, fit), device, progress).map_err(|error| NoGpu::Unfit(error.to_string()))
 }
 
 fn on_cpu(files: &ModelFiles, options: &RunnerOptions, progress: &LoadProgress) -> Result<LoadedRunner, LoadError> {
@@ -99,11 +123,23 @@ fn on_gpu<D: Device>(
     options.memory_bytes = (free as f64 * device.memory_utilization) as u64;
     options.kv_cache_share = 1.0;
     options.weight_cache = None;
-    let gpu = GpuOptions { half, is_batch_invariant: device.is_batch_invariant, threads: options.threads };
+    let positions = options.max_model_len.unwrap_or(files.config()?.max_context_length);
+    let gpu = GpuOptions { half, is_batch_invariant: device.is_batch_invariant, threads: options.threads, positions };
     let backend = GpuBackend::new(opened, gpu).map_err(|error| LoadError::Setup(error.to_string()))?;
     let kernels = backend.kernels();
-    let Loaded { runner, info, writer } = load_on(backend, kernels, files, &options, progress)?;
+    let Loaded { runner, info, writer } = load_on(backend, kernels, files, &options, progress).map_err(with_gpus_advice)?;
     Ok(LoadedRunner { runner: Box::new(runner), info, writer })
+}
+
+/// What a flag can do about a lack of memory on a GPU.
+fn with_gpus_advice(error: LoadError) -> LoadError {
+    match error {
+        LoadError::Memory { what, wanted, available, .. } => {
+            let fix = "raise --gpu-memory-utilization, lower --max-model-len or --kv-cache-memory-bytes, or use --device cpu";
+            LoadError::Memory { what, wanted, available, fix }
+        }
+        other => other,
+    }
 }
 
 /// Why a GPU cannot do what was asked.
@@ -133,6 +169,13 @@ fn fitting(files: &ModelFiles, options: &RunnerOptions) -> Result<Half, Misfit> 
             format!("a GPU, and the model's head_dim is {}", config.head_dim),
             "kernels are built for 32, 64 and 128: use `cpu`",
         ));
+    }
+    if let Some(shape) = (0..config.layers.len()).map(|layer| config.attention(layer)).find(|shape| shape.group() > MOST_GROUP) {
+        let found = format!("a GPU, and {} query heads share a kv head", shape.group());
+        return Err(flag("device", found, "kernels take 32 at most: use `cpu`"));
+    }
+    if options.max_num_batched_tokens > MOST_ROWS {
+        return Err(flag("max-num-batched-tokens", options.max_num_batched_tokens.to_string(), "a GPU takes up to 65,535"));
     }
     let dtype = match options.weights.dtype {
         Some(dtype) => dtype,

@@ -62,6 +62,7 @@ async fn only_allowed_tokens_are_generated() {
     let nothing = json!({"prompt": "Q", "allowed_token_ids": [2], "min_tokens": 1});
     let answer = server.complete(&nothing).await;
     assert_eq!((answer.status.as_u16(), &answer.error()["code"]), (400, &json!("no_token_allowed")));
+    assert_eq!(answer.error()["param"], "allowed_token_ids");
     assert!(server.all_free().await);
 }
 

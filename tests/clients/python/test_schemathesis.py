@@ -74,6 +74,8 @@ def described(phases):
     """The document to make requests from, always the same ones."""
     config = SchemathesisConfig(seed=1)
     config.projects.default.generation.update(deterministic=True)
+    # Streams are read to their end.
+    config.projects.default.max_stream_events = 100_000
     config.projects.default.phases.update(phases=phases)
     # What was answered before, ids for example, has no say in what is asked next.
     config.projects.default.phases.fuzzing.extra_data_sources.responses = False
