@@ -42,7 +42,7 @@ template <class... A, void (*KERNEL)(A...)> struct Call<KERNEL> {
     KERNEL(NAME##_f16_32_8) KERNEL(NAME##_f16_64_8) KERNEL(NAME##_f16_128_8)
 
 const gpu_host::Kernel gpu_host::KERNELS[] = {
-    FOR_TYPES(embed) FOR_TYPES(rms_norm) FOR_TYPES(swiglu) FOR_TYPES(silu) FOR_TYPES(gather) FOR_TYPES(fill)
+    FOR_TYPES(embed) FOR_TYPES(rms_norm) FOR_TYPES(swiglu) FOR_TYPES(silu) FOR_TYPES(gather)
     FOR_HEADS(qk_norm_rope_store) FOR_HEADS(attention_merge) FOR_QUERIES(paged_attention)
     KERNEL(faulty_shared_race) KERNEL(faulty_block_race) KERNEL(faulty_out_of_bounds) KERNEL(faulty_barrier)
 };

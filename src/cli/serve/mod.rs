@@ -17,7 +17,7 @@ use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadProgress, ModelFiles};
 use crate::ops::WeightType;
 use crate::runner::ModelRunner;
-use crate::runner::paged::{self, LoadedRunner, ModelInfo};
+use crate::runner::paged::{self, ModelInfo};
 use crate::server::{self, AppState, ModelCard, ServerOptions};
 use crate::telemetry::logging::{self, Format};
 use crate::telemetry::metrics::{CacheConfig, Metrics};
@@ -104,7 +104,7 @@ pub(super) fn load_beside(config: &Config, mut host: HostResources, beside: impl
     let weight_bytes = paged::weight_bytes(&files, model::weight_options(config))?;
     host.memory_available_bytes = host.memory_available_bytes.saturating_sub(beside(weight_bytes));
     let text = Text::choose(config, &files)?;
-    let LoadedRunner { runner, info, writer } = load_weights(config, host, &files)?;
+    let paged::Loaded { runner, info, writer } = load_weights(config, host, &files)?;
     text.check_vocabulary(&files, info.vocab_size)?;
     log_model(config, &files, &info, &text);
     Ok(Loaded { files, text, runner, info, writer })
@@ -135,7 +135,7 @@ pub(super) fn start(config: &Config, model: Loaded) -> anyhow::Result<(AppState,
 }
 
 /// The weights and what computes with them. What takes long shows how far it is.
-fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> anyhow::Result<LoadedRunner> {
+fn load_weights(config: &Config, host: HostResources, files: &ModelFiles) -> anyhow::Result<paged::Loaded<Box<dyn ModelRunner>>> {
     let is_wanted = !matches!(config.log_level, LogLevel::Error | LogLevel::Warn);
     let is_terminal = std::io::stderr().is_terminal() && config.log_format == LogFormat::Text;
     let show = if is_terminal { progress::Show::Terminal } else { progress::Show::Log };

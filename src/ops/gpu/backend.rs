@@ -6,7 +6,7 @@ use super::matrix::{GpuMatrix, half_of};
 use super::memory::download_values;
 use super::memory::{GpuBuffer, GpuOperand, GpuPages, GpuRope, GpuVector, download_halves, upload_values};
 use super::recorder::{Mode, StepKey};
-use super::step::{Capacity, Items, MOST_QUERIES, WARPS};
+use super::step::{Capacity, Items, MOST_QUERIES, StepTables, WARPS};
 use super::{GpuBackend, HEAD_DIMS, INVARIANT_ROWS, LOGIT_ROWS, Scratch, Sizes};
 use crate::ops::cpu::RopeTable;
 use crate::ops::{
@@ -364,10 +364,11 @@ impl<D: Device> Backend for GpuBackend<D> {
         batch: &PackedBatch,
         pages: &mut Self::Pages,
     ) {
-        check(shape, batch, pages);
-        assert!(batch.rows() * shape.qkv_width() <= qkv.values && rope.head_dim == shape.head_dim, "q, k, v of {} rows", batch.rows());
-        assert!(batch.positions().iter().all(|&position| (position as usize) < rope.positions), "a position beyond the rotary tables");
+        let rows = batch.rows();
+        assert!(rows * shape.qkv_width() <= qkv.values && rope.head_dim == shape.head_dim, "q, k, v of {rows} rows");
         self.with_scratch(|scratch| {
+            check(shape, &scratch.tables, pages);
+            assert!(scratch.tables.last_position < rope.positions, "a position beyond the rotary tables");
             let args = [
                 start(&qkv.memory),
                 norm.as_ref().map_or(Arg::Null, |norm| start(&norm.q.memory)),
@@ -382,7 +383,7 @@ impl<D: Device> Backend for GpuBackend<D> {
                 int(shape.kv_heads),
             ];
             let heads = shape.q_heads + 2 * shape.kv_heads;
-            let grid = [batch.rows() as u32, heads.div_ceil(WARPS) as u32, 1];
+            let grid = [rows as u32, heads.div_ceil(WARPS) as u32, 1];
             let kernel = self.attention_kernel(Operation::QkNormRopeStore, shape, 0);
             self.send(&Call { kernel, grid, threads: HEAD_THREADS, args: &args });
         });
@@ -396,11 +397,11 @@ impl<D: Device> Backend for GpuBackend<D> {
         pages: &Self::Pages,
         (out, _): Target<'_, Self>,
     ) {
-        check(shape, batch, pages);
         let rows = batch.rows();
         assert!(rows * shape.qkv_width() <= qkv.values && rows * shape.q_heads * shape.head_dim <= out.values, "attention of {rows} rows");
         let attention = Attention { qkv, shape, pages, out };
         self.with_scratch(|scratch| {
+            check(shape, &scratch.tables, pages);
             assert!(shape.group() <= scratch.group, "{} query heads a kv head, the step was cut for {}", shape.group(), scratch.group);
             let (singles, pieces, wanted) =
                 (scratch.tables.singles, scratch.tables.pieces, scratch.tables.last_position / scratch.split + 1);
@@ -467,11 +468,11 @@ impl<D: Device> Backend for GpuBackend<D> {
 }
 
 /// What the kernels rely on.
-fn check<M>(shape: AttentionShape, batch: &PackedBatch, pages: &GpuPages<M>) {
+fn check<D: Device>(shape: AttentionShape, tables: &StepTables<D>, pages: &GpuPages<D::Memory>) {
     assert!(HEAD_DIMS.contains(&shape.head_dim), "heads of {}: kernels are built for 32, 64 and 128", shape.head_dim);
     assert!(shape.kv_heads > 0 && shape.q_heads.is_multiple_of(shape.kv_heads), "{} heads over {}", shape.q_heads, shape.kv_heads);
     assert!(shape.group() <= MOST_QUERIES, "{} query heads a kv head", shape.group());
     let page = pages.shape;
-    assert_eq!((page.head_dim, page.kv_heads, page.block_size), (shape.head_dim, shape.kv_heads, batch.block_size()), "other pages");
-    assert!(batch.max_block().is_none_or(|block| (block as usize) < page.num_blocks), "a block that is not there");
+    assert_eq!((page.head_dim, page.kv_heads, page.block_size), (shape.head_dim, shape.kv_heads, tables.block_size), "other pages");
+    assert!(tables.last_block < page.num_blocks, "block {} of {}", tables.last_block, page.num_blocks);
 }

@@ -204,7 +204,8 @@ impl CudaDevice {
     /// Opens device `ordinal`.
     ///
     /// # Errors
-    /// [`DeviceError::Missing`] without a driver, cuBLAS or such a device; [`DeviceError::Call`] when one of them fails.
+    /// [`DeviceError::Absent`] without a driver, [`DeviceError::Missing`] without cuBLAS or a device that will do, [`DeviceError::Call`] when one
+    /// of them fails.
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
         // SAFETY: opens libraries of the system, whose initialisers run.
         let (has_driver, has_blas) = unsafe { (sys::is_culib_present(), blas::is_culib_present()) };

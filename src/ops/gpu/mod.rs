@@ -1,7 +1,8 @@
 //! The GPU backend: the operations of a step as launches of kernels and products on a [`Device`].
 //!
 //! Everything on the device has one 16-bit type: weights, operands of products, pages. Activations between them and all sums are f32. An
-//! operation only sends work; [`Backend::logits`](super::Backend::logits) waits for it, and [`Backend::end_step`](super::Backend::end_step) tells what went wrong.
+//! operation only sends work; [`Backend::logits`](super::Backend::logits) waits for it, and
+//! [`Backend::end_step`](super::Backend::end_step) tells what went wrong.
 //!
 //! Roofline: a decode step reads every weight once (270M in bf16 at 3.35 TB/s: 0.16 ms) and makes about ten launches a layer, which at 2 to 4 µs
 //! each cost more than that for the small models.
@@ -143,11 +144,6 @@ impl<D: Device> GpuBackend<D> {
             recorder: Mutex::default(),
             is_waited: AtomicBool::new(true),
         })
-    }
-
-    /// The device.
-    pub fn device(&self) -> &D {
-        &self.device
     }
 
     /// The device and its type, for the log.

@@ -63,13 +63,27 @@ pub(super) struct StepTables<D: Device> {
     pub(super) pieces: Items,
     /// Highest position of the step.
     pub(super) last_position: usize,
+    /// Highest block that a table names.
+    pub(super) last_block: usize,
+    /// Tokens in a block.
+    pub(super) block_size: usize,
 }
 
 impl<D: Device> StepTables<D> {
     pub(super) fn new(device: &D, capacity: Capacity) -> Result<Self, DeviceError> {
         let memory = device.allocate(capacity.bytes(), "the tables of a step")?;
         let (singles, pieces) = (Items::default(), Items::default());
-        Ok(Self { memory, capacity, staged: Vec::with_capacity(capacity.values()), rows: 0, singles, pieces, last_position: 0 })
+        Ok(Self {
+            memory,
+            capacity,
+            staged: Vec::with_capacity(capacity.values()),
+            rows: 0,
+            singles,
+            pieces,
+            last_position: 0,
+            last_block: 0,
+            block_size: 0,
+        })
     }
 
     /// Uploads what the rows of `batch` are; `group` query heads share a kv head.
@@ -82,6 +96,8 @@ impl<D: Device> StepTables<D> {
         assert!(self.capacity.covers(Capacity { rows, table_entries: tables.len() }), "a step of {rows} rows, {:?}", self.capacity);
         self.rows = rows;
         self.last_position = batch.positions().iter().copied().max().unwrap_or(0) as usize;
+        self.block_size = batch.block_size();
+        self.last_block = batch.max_block().unwrap_or(0) as usize;
         self.staged.clear();
         self.stage(0, batch.tokens().iter().copied());
         self.stage(1, batch.positions().iter().copied());

@@ -1,7 +1,6 @@
 //! Which device a model runs on, and what the operator's choices mean there.
 
-use super::load::{Loaded, ModelInfo, RunnerOptions, load_on, load_with_progress};
-use crate::model::weight_cache::BackgroundWriter;
+use super::load::{Loaded, RunnerOptions, load_on, load_with_progress};
 use crate::model::{LoadError, LoadProgress, ModelFiles, Storage};
 use crate::ops::gpu::{CudaDevice, Device, DeviceError, GpuBackend, GpuOptions, HEAD_DIMS, Half, MOST_GROUP, MOST_ROWS};
 use crate::ops::{DType, KvType};
@@ -31,15 +30,8 @@ pub struct DeviceOptions {
     pub is_batch_invariant: bool,
 }
 
-/// A model on some device.
-pub struct LoadedRunner {
-    /// What computes.
-    pub runner: Box<dyn ModelRunner>,
-    /// What was loaded.
-    pub info: ModelInfo,
-    /// Still writing packed weights for the next start.
-    pub writer: Option<BackgroundWriter>,
-}
+/// A model on whichever device was asked for.
+type OnDevice = Loaded<Box<dyn ModelRunner>>;
 
 /// Loads the model onto the device that was asked for.
 ///
@@ -50,13 +42,13 @@ pub fn load_on_device(
     options: &RunnerOptions,
     device: DeviceOptions,
     progress: &LoadProgress,
-) -> Result<LoadedRunner, LoadError> {
+) -> Result<OnDevice, LoadError> {
     match device.choice {
         DeviceChoice::Cpu => on_cpu(files, options, progress),
         DeviceChoice::Metal => Err(wrong_device("metal", "this build has no Metal: use `auto` or `cpu`")),
         DeviceChoice::Cuda(ordinal) => {
             let device_name = format!("cuda:{ordinal}");
-            let fit = fitting(files, options).map_err(|misfit| misfit.into_error())?;
+            let fit = fitting(files, options)?;
             let opened = CudaDevice::open(ordinal).map_err(|error| wrong_device(&device_name, &error.to_string()))?;
             on_gpu(opened, files, (options, fit), device, progress)
         }
@@ -89,18 +81,18 @@ impl NoGpu {
 }
 
 /// Loads onto the first CUDA device.
-fn on_any_gpu(files: &ModelFiles, options: &RunnerOptions, device: DeviceOptions, progress: &LoadProgress) -> Result<LoadedRunner, NoGpu> {
+fn on_any_gpu(files: &ModelFiles, options: &RunnerOptions, device: DeviceOptions, progress: &LoadProgress) -> Result<OnDevice, NoGpu> {
     let opened = CudaDevice::open(0).map_err(|error| match error {
         DeviceError::Absent(_) => NoGpu::Absent(error),
         other => NoGpu::Unfit(other.to_string()),
     })?;
-    let fit = fitting(files, options).map_err(|misfit| NoGpu::Unfit(misfit.into_error().to_string()))?;
-    on_gpu(opened, files, (options, fit), device, progress).map_err(|error| NoGpu::Unfit(error.to_string()))
+    let loaded = fitting(files, options).and_then(|fit| on_gpu(opened, files, (options, fit), device, progress));
+    loaded.map_err(|error| NoGpu::Unfit(error.to_string()))
 }
 
-fn on_cpu(files: &ModelFiles, options: &RunnerOptions, progress: &LoadProgress) -> Result<LoadedRunner, LoadError> {
+fn on_cpu(files: &ModelFiles, options: &RunnerOptions, progress: &LoadProgress) -> Result<OnDevice, LoadError> {
     let Loaded { runner, info, writer } = load_with_progress(files, options, progress)?;
-    Ok(LoadedRunner { runner: Box::new(runner), info, writer })
+    Ok(Loaded { runner: Box::new(runner), info, writer })
 }
 
 fn on_gpu<D: Device>(
@@ -109,7 +101,7 @@ fn on_gpu<D: Device>(
     (options, half): (&RunnerOptions, Half),
     device: DeviceOptions,
     progress: &LoadProgress,
-) -> Result<LoadedRunner, LoadError> {
+) -> Result<OnDevice, LoadError> {
     let setup = |error: DeviceError| LoadError::Setup(error.to_string());
     let free = opened.free_bytes().map_err(setup)?;
     if options.weights.quantization.is_some() {
@@ -128,7 +120,7 @@ fn on_gpu<D: Device>(
     let backend = GpuBackend::new(opened, gpu).map_err(|error| LoadError::Setup(error.to_string()))?;
     let kernels = backend.kernels();
     let Loaded { runner, info, writer } = load_on(backend, kernels, files, &options, progress).map_err(with_gpus_advice)?;
-    Ok(LoadedRunner { runner: Box::new(runner), info, writer })
+    Ok(Loaded { runner: Box::new(runner), info, writer })
 }
 
 /// What a flag can do about a lack of memory on a GPU.
@@ -142,27 +134,10 @@ fn with_gpus_advice(error: LoadError) -> LoadError {
     }
 }
 
-/// Why a GPU cannot do what was asked.
-enum Misfit {
-    /// By the model's files.
-    File(LoadError),
-    /// By a flag.
-    Flag { flag: &'static str, found: String, wanted: String },
-}
-
-impl Misfit {
-    fn into_error(self) -> LoadError {
-        match self {
-            Self::File(error) => error,
-            Self::Flag { flag, found, wanted } => LoadError::Option { flag, found, wanted },
-        }
-    }
-}
-
-/// The 16-bit type in which a GPU computes the model.
-fn fitting(files: &ModelFiles, options: &RunnerOptions) -> Result<Half, Misfit> {
-    let flag = |flag, found: String, wanted: &str| Misfit::Flag { flag, found, wanted: wanted.to_owned() };
-    let config = files.config().map_err(Misfit::File)?;
+/// The 16-bit type in which a GPU computes the model; an error where it cannot.
+fn fitting(files: &ModelFiles, options: &RunnerOptions) -> Result<Half, LoadError> {
+    let flag = |flag, found: String, wanted: &str| LoadError::Option { flag, found, wanted: wanted.to_owned() };
+    let config = files.config()?;
     if !HEAD_DIMS.contains(&config.head_dim) {
         return Err(flag(
             "device",
@@ -179,7 +154,7 @@ fn fitting(files: &ModelFiles, options: &RunnerOptions) -> Result<Half, Misfit> 
     }
     let dtype = match options.weights.dtype {
         Some(dtype) => dtype,
-        None => Storage::dtype_of(files.checkpoint_type(&config).map_err(Misfit::File)?),
+        None => Storage::dtype_of(files.checkpoint_type(&config)?),
     };
     let half = Half::of(dtype).ok_or_else(|| flag("dtype", dtype.to_string(), "a GPU takes bfloat16 or float16"))?;
     // Its activations leave the range of float16: Apple's note in CoreNet's MLX example.

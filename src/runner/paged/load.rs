@@ -111,9 +111,9 @@ impl ModelInfo {
 }
 
 /// A model that is ready to run.
-pub struct Loaded<B: Backend> {
+pub struct Loaded<R> {
     /// What computes.
-    pub runner: PagedRunner<B>,
+    pub runner: R,
     /// What was loaded.
     pub info: ModelInfo,
     /// Still writing packed weights for the next start; dropping it gives that up.
@@ -136,7 +136,11 @@ pub fn load(files: &ModelFiles, options: &RunnerOptions) -> Result<(PagedRunner<
 ///
 /// # Errors
 /// [`LoadError`] naming the file, key or flag.
-pub fn load_with_progress(files: &ModelFiles, options: &RunnerOptions, progress: &LoadProgress) -> Result<Loaded<CpuBackend>, LoadError> {
+pub(super) fn load_with_progress(
+    files: &ModelFiles,
+    options: &RunnerOptions,
+    progress: &LoadProgress,
+) -> Result<Loaded<PagedRunner<CpuBackend>>, LoadError> {
     let backend = CpuBackend::new(options.cpu_kernels, options.threads).map_err(|error| match error {
         KernelsError::Missing => {
             let wanted = format!("{error}: use `auto` or `portable`");
@@ -166,7 +170,7 @@ pub(super) fn load_on<B: Backend>(
     files: &ModelFiles,
     options: &RunnerOptions,
     progress: &LoadProgress,
-) -> Result<Loaded<B>, LoadError> {
+) -> Result<Loaded<PagedRunner<B>>, LoadError> {
     check_options(options)?;
     let config = files.config()?;
     let plan = Plan::new(files, &config, options.weights)?;

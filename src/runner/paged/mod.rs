@@ -11,8 +11,8 @@ mod plan;
 mod step;
 mod weights;
 
-pub use device::{DeviceChoice, DeviceOptions, LoadedRunner, load_on_device};
-pub use load::{Loaded, ModelInfo, RunnerOptions, load, load_with_progress, weight_bytes};
+pub use device::{DeviceChoice, DeviceOptions, load_on_device};
+pub use load::{Loaded, ModelInfo, RunnerOptions, load, weight_bytes};
 pub use plan::WeightOptions;
 pub use step::PagedRunner;
 
