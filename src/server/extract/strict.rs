@@ -12,7 +12,7 @@ use std::fmt;
 /// Parses the body of a request.
 ///
 /// # Errors
-/// 400: not JSON, nested too deep, a duplicate key, not an object, more than `max_values` values.
+/// 400: not JSON (with the key whose value is none, if there is one), nested too deep, a duplicate key, not an object, more than `max_values` values.
 pub fn parse_object(body: &[u8], max_values: usize) -> Result<Map<String, Value>, ApiError> {
     let found = Findings { fault: RefCell::new(None), left: Cell::new(max_values) };
     let seed = Strict { path: &Path::Root, found: &found };
@@ -26,7 +26,11 @@ pub fn parse_object(body: &[u8], max_values: usize) -> Result<Map<String, Value>
                 ApiError::invalid(param, format!("makes the request too long: it has more than {max_values} JSON values"))
             }
             Some(Fault::Duplicate { path }) => ApiError::InvalidJson { detail: error.to_string(), param: Some(path) },
-            None => ApiError::InvalidJson { detail: error.to_string(), param: None },
+            // Where a body is cut off says nothing of the parameter.
+            Some(Fault::NoJson { path }) if !path.is_empty() && !error.is_eof() => {
+                ApiError::InvalidJson { detail: error.to_string(), param: Some(path) }
+            }
+            Some(Fault::NoJson { .. }) | None => ApiError::InvalidJson { detail: error.to_string(), param: None },
         }),
     }
 }
@@ -42,6 +46,8 @@ struct Findings {
 enum Fault {
     /// A key stands twice in an object.
     Duplicate { path: String },
+    /// A value that is no JSON, such as NaN; the innermost one.
+    NoJson { path: String },
     /// There are too many values; the key at the top in which there is one too many.
     TooMany { param: String },
 }
@@ -90,7 +96,10 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
             return Err(de::Error::custom("too many values"));
         };
         self.found.left.set(left);
-        deserializer.deserialize_any(self)
+        deserializer.deserialize_any(self).inspect_err(|_| {
+            // What is found first lies innermost.
+            self.found.fault.borrow_mut().get_or_insert_with(|| Fault::NoJson { path: self.path.to_string() });
+        })
     }
 }
 
@@ -192,8 +201,14 @@ mod tests {
 
     #[test]
     fn what_is_not_json_or_not_an_object() {
-        for body in ["", "{", "{'a':1}", "{\"a\":1} x", "{\"a\":NaN}", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}", "\u{feff}{}"] {
+        for body in ["", "{", "{'a':1}", "{\"a\":1} x", "{\"a\":1", "{\"a\":{\"b\":", "\u{feff}{}"] {
             assert!(matches!(error(body), ApiError::InvalidJson { param: None, .. }), "{body}: {:?}", error(body));
+        }
+        for (body, path) in
+            [("{\"a\":NaN}", "a"), ("{\"a\":1e999}", "a"), ("{\"a\":\"\\ud800\"}", "a"), ("{\"a\":{\"b\":[1,-Infinity]}}", "a.b[1]")]
+        {
+            let ApiError::InvalidJson { param, .. } = error(body) else { panic!("{body}") };
+            assert_eq!(param.as_deref(), Some(path), "{body}");
         }
         assert!(matches!(parse_object(b"{\"a\":\"\xff\"}").unwrap_err(), ApiError::InvalidJson { .. }));
         for (body, found) in [("[]", "an array"), ("null", "null"), ("\"x\"", "a string")] {

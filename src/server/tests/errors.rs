@@ -1,6 +1,9 @@
 //! Every refusal: status, class, code, parameter.
 
 use super::support::{Setup, TestServer};
+use crate::api::chat::ChatRequest;
+use crate::api::completion::CompletionRequest;
+use crate::server::extract::decode::field_names;
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
@@ -92,6 +95,49 @@ async fn both_apis_refuse_bad_values_by_name() {
     for (changes, status, code, param) in rows {
         for path in [COMPLETIONS, CHAT] {
             check(&server, path, &changes, (status, code, param)).await;
+        }
+    }
+    assert!(server.all_free().await);
+}
+
+/// What is wrong for any parameter, as it stands in a body, and the codes there are for it.
+const WRONG: [(&str, &[&str]); 4] = [
+    ("NaN", &["invalid_json"]),
+    ("1e999", &["invalid_json"]),
+    // No parameter is a list of lists of lists.
+    ("[[[{}]]]", &["invalid_type", "invalid_value", "unsupported_parameter"]),
+    ("1e300", &["invalid_type", "invalid_value", "unsupported_parameter"]),
+];
+
+#[tokio::test]
+async fn every_parameter_is_named_for_every_kind_of_bad_value() {
+    let server = Setup::new().start();
+    for (path, names) in [(COMPLETIONS, field_names::<CompletionRequest>()), (CHAT, field_names::<ChatRequest>())] {
+        assert!(names.len() > 30, "{names:?}");
+        for &name in names {
+            let mut valid = with(path, &json!({}));
+            valid.as_object_mut().unwrap().remove(name);
+            let valid = valid.to_string();
+            let rest = valid.strip_suffix('}').unwrap();
+            let post = async |value: &str| {
+                let body = format!("{rest},{value}}}");
+                let request = Request::post(path).header("content-type", "application/json").body(Body::from(body)).unwrap();
+                server.send(request).await
+            };
+            let twice = format!("\"{name}\":null,\"{name}\":null");
+            let wrong = WRONG.map(|(value, codes)| (format!("\"{name}\":{value}"), codes));
+            for (value, codes) in wrong.into_iter().chain([(twice, &["invalid_json"][..])]) {
+                let answer = post(&value).await;
+                let error = answer.error();
+                let (code, param) = (error["code"].as_str().unwrap(), error["param"].as_str().unwrap_or_default());
+                assert!(answer.status == 400 && codes.contains(&code), "{path} {value}: {error}");
+                assert_eq!(param.split(['.', '[']).next(), Some(name), "{path} {value}: {error}");
+                assert_eq!((&error["type"], error["message"].is_string()), (&json!("invalid_request_error"), true));
+            }
+            // Null is as if it were not there.
+            let answer = post(&format!("\"{name}\":null")).await;
+            let is_missing = answer.status == 400 && answer.error()["code"] == "missing_required_parameter";
+            assert!(answer.status == 200 || (is_missing && ["prompt", "messages"].contains(&name)), "{path} {name}: {}", answer.text());
         }
     }
     assert!(server.all_free().await);
