@@ -3,11 +3,17 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-const KERNELS: [&str; 7] = ["embed", "rms_norm", "qk_norm_rope_store", "paged_attention", "attention_merge", "activation", "gather"];
+const KERNELS: [&str; 9] =
+    ["matvec", "embed", "rms_norm", "qk_norm_rope_store", "paged_attention", "attention_merge", "activation", "gather", "choose"];
 
-/// Machine code for A100, H100 and RTX 50; PTX for everything between and after.
-const TARGETS: [&str; 4] =
-    ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_120,code=sm_120", "arch=compute_80,code=compute_80"];
+/// Machine code for A100, H100 and RTX 50; PTX for everything between and after, from 9.0 on with kernels that overlap.
+const TARGETS: [&str; 5] = [
+    "arch=compute_80,code=sm_80",
+    "arch=compute_90,code=sm_90",
+    "arch=compute_120,code=sm_120",
+    "arch=compute_80,code=compute_80",
+    "arch=compute_90,code=compute_90",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

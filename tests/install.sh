@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is not there yet. Run it as often as you like.
 #   Debian packages   compiler, Python with venv, Node with npm, curl, shellcheck (as root or through sudo)
+#   Rust for macOS    the target's standard library, or Debian's rustc with the library's source: see tests/gpu/metal-types.sh
 #   target/tools      promtool, taken out of Debian's prometheus package: nothing is started on the machine
 #   target/venv       Python packages of tests/clients/python/requirements.txt
 #   target/venv-openai2   those of tests/clients/python/openai2/requirements.txt: clients that need version 2 of the openai package
@@ -43,6 +44,8 @@ if ! has cargo; then
     echo "cargo is missing: install Rust 1.95 or later with rustup (https://rustup.rs)" >&2
     exit 1
 fi
+
+tests/gpu/metal-types.sh install
 
 if [ ! -x target/tools/promtool ] && ! has promtool; then
     echo "fetching promtool"

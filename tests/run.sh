@@ -2,7 +2,7 @@
 # Installs what the tests need and runs every test. Ends with the time each step took.
 #   tests/run.sh                 all steps
 #   tests/run.sh python node     these steps alone
-# Steps: install fmt clippy cuda doc scripts fixtures rust build python openai2 node checkpoint
+# Steps: install fmt clippy cuda metal doc scripts fixtures rust build python openai2 node checkpoint
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +26,19 @@ step_clippy() {
 # The code of the feature, which needs no CUDA to be checked.
 step_cuda() {
     NVCC="$PWD/tests/gpu/nvcc-stand-in" cargo clippy --quiet --locked --features cuda -- -D warnings
+}
+
+# As much for macOS: the whole crate. And the address spaces of its kernels, where there is a clang that knows their types.
+step_metal() {
+    tests/gpu/metal-types.sh
+    local clang
+    for clang in clang++-{19,18,17} clang++; do
+        if [ "$("$clang" -dumpversion 2>/dev/null | cut -d. -f1)" -ge 17 ] 2>/dev/null; then
+            CLANG=$clang tests/gpu/metal-check.sh
+            return
+        fi
+    done
+    echo "no clang++ of version 17 or later: address spaces of Metal's kernels are not checked"
 }
 
 step_doc() {
@@ -74,7 +87,7 @@ step_checkpoint() {
     tests/checkpoint_270m.sh
 }
 
-all=(install fmt clippy cuda doc scripts fixtures rust build python openai2 node checkpoint)
+all=(install fmt clippy cuda metal doc scripts fixtures rust build python openai2 node checkpoint)
 steps=("$@")
 [ "${#steps[@]}" -gt 0 ] || steps=("${all[@]}")
 

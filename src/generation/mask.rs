@@ -25,6 +25,11 @@ impl TokenMask {
         Self::of(&[], vocab_size)
     }
 
+    /// The set as bits: that of token `id` is bit `id % 32` of word `id / 32`.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
     /// Becomes the set of these bits: that of token `id` is bit `id % 32` of word `id / 32`. Words that are missing hold no token.
     pub fn set_words(&mut self, words: &[u32]) {
         let shared = words.len().min(self.words.len());

@@ -14,12 +14,15 @@ pub mod gpu;
 mod kv_type;
 mod packed;
 pub mod reference;
+mod row_tasks;
 mod tensor;
 mod weight_bytes;
 
 pub use blocks::{BLOCK_VALUES, Block, BlockFormat};
 pub use kv_type::KvType;
 pub use packed::{PackedBatch, PackedSequence};
+use row_tasks::TASK_WORDS;
+pub use row_tasks::{Alternatives, MOST_ALTERNATIVES, Outcome, RowAnswer, RowChoice, RowEdit, RowTasks, TaskLimits, TaskToken};
 pub use tensor::{DType, RowOrder, TensorData, TensorRows, WeightType};
 pub use weight_bytes::{MappedFile, WEIGHT_ALIGNMENT, WeightBytes, check_private};
 
@@ -224,6 +227,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// All layers of the step are done: what follows are its logits.
     fn end_forward(&self) {}
 
+    /// Bytes that were taken of a device's own memory since the backend was made, with those that recordings will take; `None` where there is no
+    /// such memory.
+    ///
+    /// # Errors
+    /// [`OpError::Device`].
+    fn taken_bytes(&self) -> Result<Option<u64>, OpError> {
+        Ok(None)
+    }
+
+    /// Whether an operation is done when its call returns, so that times between calls are those of operations.
+    fn is_done_at_once(&self) -> bool {
+        true
+    }
+
     /// Promises that all later steps use the same matrices, buffers, operands and pages, so that a backend may record what it sends.
     fn keep_memory(&self) {}
 
@@ -307,6 +324,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `out[i] = x[rows[i]] @ head^T` to host memory, `[rows.len(), vocabulary]`. Where these are not all rows of `x`, they are put together
     /// in `room`, an operand as `x` with room for them.
     fn logits(&self, head: &Self::Matrix, x: &Self::Operand, chosen: (&[u32], &mut Self::Operand), out: &mut [f32]);
+
+    /// Room for tasks about up to `rows` rows of logits, for a backend that answers them where the logits are; `None` for one that leaves that
+    /// to the host.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`] when memory is refused.
+    fn row_tasks(&self, _rows: usize, _vocabulary: usize) -> Result<Option<RowTasks>, OpError> {
+        Ok(None)
+    }
+
+    /// Answers the tasks: as [`Self::logits`] of their rows, which stay where they are. Only for a backend that has [`Self::row_tasks`].
+    fn answer(&self, _head: &Self::Matrix, _x: &Self::Operand, _room: &mut Self::Operand, _tasks: &mut RowTasks) {
+        unreachable!("there are no tasks for a backend without room for them");
+    }
 
     /// Runs `task(0..count)`, possibly in parallel on the backend's threads: host work of a step such as sampling.
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync));

@@ -1,8 +1,9 @@
 //! Turns a row into weights and removes what min-p, top-k and top-p exclude, by setting weights to zero.
 
 use super::order::{Candidate, by_likelihood, top_n};
+use super::plan::Plan;
 use super::row;
-use crate::generation::{SamplingParams, TokenId};
+use crate::generation::TokenId;
 
 /// Buckets of the first pass of top-p.
 const BUCKETS: usize = 1024;
@@ -12,7 +13,7 @@ const MAX_DISTANCE: f32 = 87.0;
 const MAX_SCALE: f32 = 1e30;
 /// Tokens examined at once for a bucket.
 const SCAN_BLOCK: usize = 64;
-/// Weights in a block of the final draw.
+/// Weights in a block of the draw.
 const DRAW_BLOCK: usize = 128;
 
 /// Weights of one row at a time.
@@ -23,9 +24,9 @@ pub(super) struct Weights {
     /// Top-p: bucket of each token, by distance from the maximum.
     buckets: Vec<u16>,
     /// Top-p: mass of each bucket.
-    masses: Vec<f64>,
+    masses: Vec<u64>,
     candidates: Vec<Candidate>,
-    block_sums: Vec<f64>,
+    block_masses: Vec<u64>,
 }
 
 impl Weights {
@@ -33,9 +34,9 @@ impl Weights {
         Self {
             weights: Vec::with_capacity(vocab_size),
             buckets: Vec::with_capacity(vocab_size),
-            masses: vec![0.0; BUCKETS],
+            masses: vec![0; BUCKETS],
             candidates: Vec::new(),
-            block_sums: Vec::with_capacity(vocab_size.div_ceil(DRAW_BLOCK)),
+            block_masses: Vec::with_capacity(vocab_size.div_ceil(DRAW_BLOCK)),
         }
     }
 
@@ -51,18 +52,17 @@ impl Weights {
     }
 
     /// Fills the weights from `row`, whose largest value is `max`, and applies min-p, top-k, top-p, in this order.
-    pub(super) fn fill(&mut self, row: &[f32], max: f32, params: &SamplingParams) {
-        let scale = 1.0 / params.temperature;
+    pub(super) fn fill(&mut self, row: &[f32], max: f32, plan: &Plan) {
         self.weights.resize(row.len(), 0.0);
-        row::exp_into(row, max, scale, &mut self.weights);
-        if params.min_p > 0.0 {
-            self.keep_min_p(params.min_p);
+        row::exp_into(row, max, plan.scale, &mut self.weights);
+        if plan.min_p > 0.0 {
+            self.keep_min_p(plan.min_p);
         }
-        if params.top_k > 0 && (params.top_k as usize) < row.len() {
-            self.keep_top_k(row, params.top_k as usize);
+        if plan.top_k > 0 && (plan.top_k as usize) < row.len() {
+            self.keep_top_k(row, plan.top_k as usize);
         }
-        if params.top_p < 1.0 {
-            self.keep_top_p(row, max, params);
+        if plan.nucleus > 0 {
+            self.keep_nucleus(row, max, plan);
         }
     }
 
@@ -80,27 +80,26 @@ impl Weights {
         }
     }
 
-    /// Keeps the shortest prefix of the tokens in order of likelihood whose share of the remaining mass reaches `top_p`.
+    /// Keeps the shortest prefix of the tokens in order of likelihood whose share of the remaining mass reaches the nucleus.
     ///
     /// No sort of the row: masses by bucket of distance from the maximum find the bucket in which the prefix ends, and a selection by mass
     /// the token in it.
-    fn keep_top_p(&mut self, row: &[f32], max: f32, params: &SamplingParams) {
-        let inverse_temperature = 1.0 / params.temperature;
-        let distance = ((max - row::min(row)) * inverse_temperature).clamp(f32::MIN_POSITIVE, MAX_DISTANCE);
-        let scale = (inverse_temperature * ((BUCKETS - 1) as f32 / distance)).min(MAX_SCALE);
+    fn keep_nucleus(&mut self, row: &[f32], max: f32, plan: &Plan) {
+        let distance = ((max - row::min(row)) * plan.scale).clamp(f32::MIN_POSITIVE, MAX_DISTANCE);
+        let scale = (plan.scale * ((BUCKETS - 1) as f32 / distance)).min(MAX_SCALE);
         self.buckets.resize(row.len(), 0);
         row::buckets_into(row, max, (scale, (BUCKETS - 1) as u16), &mut self.buckets);
-        self.masses.fill(0.0);
+        self.masses.fill(0);
         for (&bucket, &weight) in self.buckets.iter().zip(&self.weights) {
-            self.masses[usize::from(bucket)] += f64::from(weight);
+            self.masses[usize::from(bucket)] += row::mass(weight);
         }
-        let target = f64::from(params.top_p) * self.masses.iter().sum::<f64>();
-        let mut reached = 0.0;
+        let target = share_of(plan.nucleus, self.masses.iter().sum());
+        let mut reached = 0;
         let boundary = self.masses.iter().position(|mass| {
             reached += mass;
-            reached >= target && *mass > 0.0
+            reached >= target
         });
-        // Rounding alone can keep the sum below a target close to all of it.
+        // No share is larger than all.
         let Some(boundary) = boundary else { return };
         let above = reached - self.masses[boundary];
         self.collect_bucket(row, boundary as u16);
@@ -123,15 +122,15 @@ impl Weights {
     }
 
     /// The candidate at which the mass of the candidates, most likely first, reaches `target`; the last one if none does.
-    fn select_by_mass(&mut self, target: f64) -> Candidate {
+    fn select_by_mass(&mut self, target: u64) -> Candidate {
         let Self { weights, candidates, .. } = self;
-        let weight = |candidate: &Candidate| f64::from(weights[candidate.token as usize]);
+        let mass_of = |candidate: &Candidate| row::mass(weights[candidate.token as usize]);
         let (mut rest, mut target) = (candidates.as_mut_slice(), target);
         while rest.len() > 1 {
             let middle = rest.len() / 2;
             rest.select_nth_unstable_by(middle - 1, by_likelihood);
             let (upper, lower) = rest.split_at_mut(middle);
-            let mass: f64 = upper.iter().map(weight).sum();
+            let mass: u64 = upper.iter().map(mass_of).sum();
             if mass >= target {
                 rest = upper;
             } else {
@@ -154,31 +153,39 @@ impl Weights {
         }
     }
 
-    /// The token at fraction `uniform` of the mass, tokens in order of id. The mass is never zero: the most likely token weighs 1.
-    pub(super) fn draw(&mut self, uniform: f64) -> TokenId {
-        self.block_sums.clear();
-        self.block_sums.extend(self.weights.chunks(DRAW_BLOCK).map(row::sum));
-        let target = uniform * self.block_sums.iter().sum::<f64>();
-        let (mut block, mut before) = (0, 0.0);
-        let mut mass = 0.0;
-        for (index, &sum) in self.block_sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
-            (block, before) = (index, mass);
-            mass += sum;
-            if target < mass {
+    /// The token at the fraction `random` / 2^64 of the mass, tokens in order of id. The mass is never zero: the most likely token weighs 1.
+    pub(super) fn draw(&mut self, random: u64) -> TokenId {
+        self.block_masses.clear();
+        self.block_masses.extend(self.weights.chunks(DRAW_BLOCK).map(row::mass_of));
+        let total: u64 = self.block_masses.iter().sum();
+        let mut left = high(random, total);
+        let mut start = 0;
+        // What is left is less than the mass that is still to come: both loops end at a token that has some.
+        for &mass in &self.block_masses {
+            if left < mass {
                 break;
             }
+            left -= mass;
+            start += DRAW_BLOCK;
         }
-        let start = block * DRAW_BLOCK;
-        let end = (start + DRAW_BLOCK).min(self.weights.len());
-        // Rounding may leave the target just past the block's last token: then it is that one.
-        let mut chosen = start;
-        for (offset, &weight) in self.weights[start..end].iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
-            chosen = start + offset;
-            before += f64::from(weight);
-            if target < before {
+        let mut token = start;
+        for mass in self.weights[start..].iter().map(|&weight| row::mass(weight)) {
+            if left < mass {
                 break;
             }
+            left -= mass;
+            token += 1;
         }
-        chosen as TokenId
+        token as TokenId
     }
+}
+
+/// `fraction` / 2^64 of `total`, rounded down.
+fn high(fraction: u64, total: u64) -> u64 {
+    ((u128::from(fraction) * u128::from(total)) >> 64) as u64
+}
+
+/// `fraction` / 2^64 of `total`, rounded up.
+fn share_of(fraction: u64, total: u64) -> u64 {
+    high(fraction, total) + u64::from(fraction.wrapping_mul(total) != 0)
 }

@@ -11,17 +11,21 @@
 //!
 //! **Architecture invariant:** NaN or an infinity in a row is an error, never a token.
 
+mod edits;
 mod filters;
 mod logprobs;
 mod order;
-mod penalties;
 mod philox;
+mod plan;
 mod row;
 mod sampler;
 #[cfg(test)]
 mod tests;
 
-pub use logprobs::score;
+pub use edits::{Edit, Edits};
+pub use logprobs::{RowFacts, score};
+pub use order::Candidate;
+pub use plan::Plan;
 pub use sampler::Sampler;
 
 use crate::generation::{SamplingParams, TokenId, TokenLogprobs, TokenMask};

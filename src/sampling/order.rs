@@ -5,14 +5,16 @@ use std::cmp::Ordering;
 
 /// A token and its logit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Candidate {
+pub struct Candidate {
+    /// The token.
     pub token: TokenId,
+    /// Its logit, never NaN.
     pub logit: f32,
 }
 
-/// More likely tokens first, ties by lower id: the order of every filter and of every list of alternatives.
+/// More likely tokens first, ties by lower id: the order of every filter and of every list of alternatives. Both zeros are one number.
 pub(super) fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
+    (b.logit + 0.0).total_cmp(&(a.logit + 0.0)).then(a.token.cmp(&b.token))
 }
 
 /// Smallest buffer of [`top_n`]: large enough that a selection pays.

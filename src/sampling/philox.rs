@@ -43,11 +43,10 @@ pub(super) struct RandomKey {
     pub position: u32,
 }
 
-/// A number of `[0, 1)` with 53 random bits.
-pub(super) fn uniform(key: RandomKey) -> f64 {
+/// 64 random bits.
+pub(super) fn random(key: RandomKey) -> u64 {
     // The last counter word separates uses of the same position: 0 is the choice of the token.
     let counter = [key.position, key.choice_index, key.prompt_index, 0];
     let words = philox4x32(counter, [key.seed as u32, (key.seed >> 32) as u32]);
-    let bits = (u64::from(words[1]) << 32 | u64::from(words[0])) >> 11;
-    bits as f64 * (1.0 / (1u64 << 53) as f64)
+    u64::from(words[1]) << 32 | u64::from(words[0])
 }

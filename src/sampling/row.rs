@@ -1,12 +1,12 @@
 //! Passes over a row of logits, written so that the compiler vectorises them.
 //!
-//! **Architecture invariant:** only IEEE additions, multiplications and comparisons in a fixed order, and a logarithm from `libm`: a row gives the
-//! same bits on every machine and thread, whatever vector width the compiler picks. So passes are compiled for wider vectors too, and the
-//! CPU decides which version runs.
+//! **Architecture invariant:** only IEEE additions, multiplications and comparisons of single values, sums of integers, and a logarithm from
+//! `libm`: a row gives the same bits on every machine and thread, whatever vector width the compiler picks, and on a GPU, whose threads add
+//! in another order. So passes are compiled for wider vectors too, and the CPU decides which version runs.
 
 use multiversion::multiversion;
 
-/// Independent accumulators of a pass; fixes the order of additions.
+/// Independent accumulators of a pass.
 const LANES: usize = 16;
 
 /// Values of which the largest is found before its index is looked for.
@@ -116,23 +116,30 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < EXP_MIN { 0.0 } else { polynomial * power }
 }
 
-/// Sum of `exp(value - max)` over the row, in f64.
-pub(super) fn sum_exp(row: &[f32], max: f32) -> f64 {
-    // Through a buffer: exponentials in f32 vectors first, then their sum in f64 vectors, each loop with few live registers.
+/// The mass of a weight in `0..=1`, in units of 2^-40, rounded to the nearest, ties to even. A row of 2^23 tokens has less than 2^63.
+#[inline(always)]
+pub(super) fn mass(weight: f32) -> u64 {
+    // Numbers from 2^12 to 2^13 are 2^-40 apart: the sum has the rounded weight in its low bits.
+    const ROUND: f64 = 6144.0;
+    (f64::from(weight) + ROUND).to_bits().wrapping_sub(ROUND.to_bits())
+}
+
+/// Mass of `exp(value - max)` over the row.
+pub(super) fn mass_of_exp(row: &[f32], max: f32) -> u64 {
+    // Through a buffer: exponentials in vectors of f32 first, then their masses in wider ones, each loop with few live registers.
     let mut buffer = [0.0f32; BLOCK];
-    let mut total = 0.0;
+    let mut total = 0;
     for block in row.chunks(BLOCK) {
         let weights = &mut buffer[..block.len()];
         exp_into(block, max, 1.0, weights);
-        total += sum(weights);
+        total += mass_of(weights);
     }
     total
 }
 
-/// Natural logarithm of the sum of `exp(value)` over a finite row.
-pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
-    let max = max(row);
-    f64::from(max) + libm::log(sum_exp(row, max))
+/// Natural logarithm of the sum of `exp(value)` over a row whose largest value is `max` and which has this [`mass_of_exp`].
+pub(super) fn log_sum_exp(max: f32, mass: u64) -> f64 {
+    f64::from(max) + libm::log(mass as f64 * (1.0 / (1u64 << 40) as f64))
 }
 
 /// `weights[i] = exp((row[i] - max) * scale)`.
@@ -143,17 +150,17 @@ pub(super) fn exp_into(row: &[f32], max: f32, scale: f32, weights: &mut [f32]) {
     }
 }
 
-/// Sum of the values, in f64.
+/// Mass of all weights.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-pub(super) fn sum(values: &[f32]) -> f64 {
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [0.0f64; LANES];
+pub(super) fn mass_of(weights: &[f32]) -> u64 {
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    let mut lanes = [0; LANES];
     for chunk in chunks {
         for lane in 0..LANES {
-            lanes[lane] += f64::from(chunk[lane]);
+            lanes[lane] += mass(chunk[lane]);
         }
     }
-    lanes.iter().sum::<f64>() + rest.iter().map(|value| f64::from(*value)).sum::<f64>()
+    lanes.iter().sum::<u64>() + rest.iter().map(|weight| mass(*weight)).sum::<u64>()
 }
 
 /// How many values are larger than `value`.
@@ -212,10 +219,9 @@ mod tests {
             exp_into(&row, 8.0, 0.7, &mut weights);
             let expected: Vec<f32> = row.iter().map(|value| exp((value - 8.0) * 0.7)).collect();
             assert!(weights.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "exp of {length}");
-            let (chunks, rest) = expected.as_chunks::<LANES>();
-            let lane = |lane: usize| chunks.iter().fold(0.0, |sum, chunk| sum + f64::from(chunk[lane]));
-            let total = (0..LANES).map(lane).sum::<f64>() + rest.iter().map(|value| f64::from(*value)).sum::<f64>();
-            assert_eq!(sum(&weights).to_bits(), total.to_bits(), "sum of {length}");
+            // Every product is exact in f64.
+            let total: u64 = expected.iter().map(|weight| (f64::from(*weight) * (1u64 << 40) as f64).round_ties_even() as u64).sum();
+            assert_eq!(mass_of(&weights), total, "mass of {length}");
             let mut buckets = vec![0; length];
             buckets_into(&row, 8.0, (60.0, 1_023), &mut buckets);
             let bucket = |value: &f32| ((8.0 - value) * 60.0).min(1_023.0).round_ties_even() as u16;

@@ -34,3 +34,10 @@ extern "C" __global__ void faulty_barrier(float* out) {
         out[0] = 1.0f;
     }
 }
+
+// A float more than a block may have without being asked. Any grid and block; out: a float for each thread of a block.
+extern "C" __global__ void faulty_shared_size(float* out) {
+    SHARED(float, values, 48 * 1024 / 4 + 1);
+    values[threadIdx.x] = 1.0f;
+    out[threadIdx.x] = values[threadIdx.x];
+}

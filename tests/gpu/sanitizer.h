@@ -1,4 +1,4 @@
-// The calls that -fsanitize=thread puts before every access of a kernel, answered by the emulator. Part of cuda_host.cpp.
+// The calls that -fsanitize=thread puts before every access of a kernel, answered by the emulator. Part of emulator.cpp.
 //
 // An access must lie in one allocation, one shared array or the thread's own stack, and must not race.
 #pragma once
@@ -99,6 +99,24 @@ ACCESS(2)
 ACCESS(4)
 ACCESS(8)
 ACCESS(16)
+
+// Atomic operations do not race with each other, and are checked as reads; but a store, which begins something, as a write.
+unsigned long long __tsan_atomic64_fetch_add(volatile unsigned long long* at, unsigned long long value, int) {
+    check(const_cast<const unsigned long long*>(at), sizeof(value), false);
+    return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+unsigned __tsan_atomic32_fetch_add(volatile unsigned* at, unsigned value, int) {
+    check(const_cast<const unsigned*>(at), sizeof(value), false);
+    return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+unsigned __tsan_atomic32_load(const volatile unsigned* at, int) {
+    check(const_cast<const unsigned*>(at), sizeof(unsigned), false);
+    return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+void __tsan_atomic32_store(volatile unsigned* at, unsigned value, int) {
+    check(const_cast<const unsigned*>(at), sizeof(value), true);
+    __atomic_store_n(at, value, __ATOMIC_RELAXED);
+}
 
 void __tsan_read_range(void* at, size_t bytes) { check(at, bytes, false); }
 void __tsan_write_range(void* at, size_t bytes) { check(at, bytes, true); }

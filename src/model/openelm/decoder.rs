@@ -7,7 +7,7 @@ use super::config::OpenElmConfig;
 use super::profile::{StepOp, StepProfile};
 use super::weights::{WeightReader, WeightSource, check};
 use crate::model::LoadError;
-use crate::ops::{AttentionShape, Backend, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, StepNeeds, WeightType};
+use crate::ops::{AttentionShape, Backend, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, RowTasks, StepNeeds, WeightType};
 
 /// One layer's weights; names as in the checkpoint.
 struct Layer<B: Backend> {
@@ -216,6 +216,11 @@ impl<B: Backend> Decoder<B> {
         ws.profile.start();
         self.backend.logits(self.head(), &ws.normed, (chosen, &mut ws.chosen), out);
         ws.profile.lap(StepOp::Head);
+    }
+
+    /// Answers tasks about rows of the last [`Self::forward`], on a backend that does.
+    pub fn answer(&self, ws: &mut Workspace<B>, tasks: &mut RowTasks) {
+        self.backend.answer(self.head(), &ws.normed, &mut ws.chosen, tasks);
     }
 }
 

@@ -21,6 +21,7 @@ const SYNC_BYTES: usize = 8 * CHUNK_BYTES;
 const ZEROS: [u8; WEIGHT_ALIGNMENT] = [0; WEIGHT_ALIGNMENT];
 
 /// Least urgent of what a scheduler knows.
+#[cfg(target_os = "linux")]
 const NICE: i32 = 19;
 
 /// A tensor as it goes into a file.

@@ -1,17 +1,18 @@
 //! The operations of a step, as launches.
 
 use super::device::{Arg, At, Device, DeviceError, Kernel, Launch, Operation, Product};
+use super::logits::Head;
 use super::matrix::{GpuMatrix, half_of};
 #[cfg(test)]
 use super::memory::download_values;
 use super::memory::{GpuBuffer, GpuOperand, GpuPages, GpuRope, GpuVector, download_halves, upload_values};
-use super::recorder::{Mode, StepKey};
+use super::recorder::{MOST_RECORDINGS, Mode, StepKey};
 use super::step::{Capacity, Items, MOST_QUERIES, StepTables, WARPS};
-use super::{GpuBackend, HEAD_DIMS, INVARIANT_ROWS, LOGIT_ROWS, Scratch, Sizes};
+use super::{GpuBackend, HEAD_DIMS, INVARIANT_ROWS, Scratch, Sizes};
 use crate::ops::cpu::RopeTable;
 use crate::ops::{
-    AttentionShape, Backend, HostValues, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, StepNeeds, Target, TensorData,
-    WeightType,
+    AttentionShape, Backend, HostValues, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, RowTasks, StepNeeds, Target,
+    TaskLimits, TensorData, WeightType,
 };
 use std::sync::atomic::Ordering;
 
@@ -25,23 +26,23 @@ const HEAD_THREADS: u32 = 32 * WARPS as u32;
 type Result<T> = std::result::Result<T, DeviceError>;
 
 /// A launch in the making.
-struct Call<'a, D: Device> {
-    kernel: Kernel,
-    grid: [u32; 3],
-    threads: u32,
-    args: &'a [Arg<'a, D::Memory>],
+pub(super) struct Call<'a, D: Device> {
+    pub(super) kernel: Kernel,
+    pub(super) grid: [u32; 3],
+    pub(super) threads: u32,
+    pub(super) args: &'a [Arg<'a, D::Memory>],
 }
 
-fn int<M>(value: usize) -> Arg<'static, M> {
+pub(super) fn int<M>(value: usize) -> Arg<'static, M> {
     Arg::Int(i32::try_from(value).expect("sizes of a step are below 2^31"))
 }
 
-fn start<M>(memory: &M) -> Arg<'_, M> {
+pub(super) fn start<M>(memory: &M) -> Arg<'_, M> {
     Arg::At(At::start(memory))
 }
 
 impl<D: Device> GpuBackend<D> {
-    fn send(&self, call: &Call<'_, D>) {
+    pub(super) fn send(&self, call: &Call<'_, D>) {
         let Call { kernel, grid, threads, args } = *call;
         if grid.iter().all(|&blocks| blocks > 0) {
             self.enqueue(|| self.device.launch(&Launch { kernel, grid, threads, args }));
@@ -59,8 +60,14 @@ impl<D: Device> GpuBackend<D> {
     fn drop_recording(&self) {
         let mode = std::mem::take(&mut self.recorder().mode);
         if matches!(mode, Mode::Record(_)) {
-            self.attempt(|| self.device.end_recording().map(drop));
+            let ended = self.device.end_recording();
+            self.attempt(|| ended.map(drop));
         }
+    }
+
+    /// Bytes that recordings take in the end.
+    fn recordings_bytes(&self) -> u64 {
+        MOST_RECORDINGS as u64 * self.device.recording_bytes()
     }
 
     /// Which recording the step is, if it can be one.
@@ -70,24 +77,50 @@ impl<D: Device> GpuBackend<D> {
         (tables.singles.count == tables.rows).then_some(StepKey { rows: tables.rows, is_split: tables.last_position >= scratch.split })
     }
 
-    /// Sends a product of the first `rows` rows, in as many pieces as invariance takes.
-    fn multiply(&self, weight: &GpuMatrix<D::Memory>, x: &GpuOperand<D::Memory>, rows: usize, (out, is_added): (&D::Memory, bool)) {
-        let (inputs, outputs) = (weight.inputs, weight.outputs);
+    /// The products of the first `rows` rows, in as many pieces as invariance takes.
+    fn products<'a>(
+        &self,
+        weight: &'a GpuMatrix<D::Memory>,
+        x: &'a GpuOperand<D::Memory>,
+        rows: usize,
+        (out, is_added): (&'a D::Memory, bool),
+    ) -> impl Iterator<Item = Product<'a, D::Memory>> {
+        let (inputs, outputs, half) = (weight.inputs, weight.outputs, self.options.half);
         assert!(self.padded(rows) * inputs <= x.values, "a product of {rows} rows");
         let at_once = if self.options.is_batch_invariant { INVARIANT_ROWS } else { rows };
-        for first in (0..rows).step_by(at_once.max(1)) {
-            let product = Product {
-                weight: At::start(&weight.memory),
-                x: At { memory: &x.memory, offset: first * inputs * 2 },
-                out: At { memory: out, offset: first * outputs * size_of::<f32>() },
-                rows: at_once,
-                inputs,
-                outputs,
-                half: self.options.half,
-                is_added,
-            };
+        (0..rows).step_by(at_once.max(1)).map(move |first| Product {
+            weight: At::start(&weight.memory),
+            x: At { memory: &x.memory, offset: first * inputs * 2 },
+            out: At { memory: out, offset: first * outputs * size_of::<f32>() },
+            rows: at_once,
+            inputs,
+            outputs,
+            half,
+            is_added,
+        })
+    }
+
+    /// Sends a product of the first `rows` rows.
+    pub(super) fn multiply(&self, weight: &GpuMatrix<D::Memory>, x: &GpuOperand<D::Memory>, rows: usize, out: (&D::Memory, bool)) {
+        for product in self.products(weight, x, rows, out) {
             self.enqueue(|| self.device.multiply(&product));
         }
+    }
+
+    /// Sends a product with SwiGLU, if the device has one launch for it.
+    fn is_swiglu_sent(&self, weight: &GpuMatrix<D::Memory>, x: &GpuOperand<D::Memory>, rows: usize, out: &GpuOperand<D::Memory>) -> bool {
+        if self.options.is_batch_invariant {
+            return false;
+        }
+        let mut is_sent = false;
+        // The place of the sums is not used.
+        for product in self.products(weight, x, rows, (&out.memory, false)) {
+            self.enqueue(|| {
+                is_sent = self.device.multiply_swiglu(&product, At::start(&out.memory))?;
+                Ok(())
+            });
+        }
+        is_sent
     }
 
     fn product(&self, weight: &GpuMatrix<D::Memory>, x: &GpuOperand<D::Memory>, rows: usize, out: (&GpuBuffer<D::Memory>, bool)) {
@@ -106,6 +139,9 @@ impl<D: Device> GpuBackend<D> {
         self.with_scratch(|scratch| {
             let values = self.padded(rows) * weight.outputs;
             assert!(values <= scratch.product_values && rows * width <= out.values, "an activation of {rows} rows");
+            if operation == Operation::Swiglu && self.is_swiglu_sent(weight, x, rows, out) {
+                return;
+            }
             self.multiply(weight, x, rows, (&scratch.product, false));
             let args = [start(&scratch.product), start(&out.memory), int(width)];
             let grid = [(width as u32).div_ceil(WIDE_THREADS), rows as u32, 1];
@@ -117,7 +153,7 @@ impl<D: Device> GpuBackend<D> {
     ///
     /// # Panics
     /// When there is none: [`Backend::reserve`] comes before the first step.
-    fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch<D>) -> T) -> T {
+    pub(super) fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch<D>) -> T) -> T {
         work(self.scratch().as_mut().expect("memory is reserved before the first step"))
     }
 
@@ -134,8 +170,9 @@ impl<D: Device> GpuBackend<D> {
             start(&attention.pages.values),
             Arg::At(tables.items(items)),
             Arg::At(tables.tables()),
-            scratch.partial.as_ref().filter(|_| splits > 1).map_or(Arg::Null, start),
+            start(scratch.partial()),
             start(&attention.out.memory),
+            int(usize::from(splits > 1)),
             int(shape.q_heads),
             int(shape.kv_heads),
             int(attention.pages.shape.block_size),
@@ -152,7 +189,7 @@ impl<D: Device> GpuBackend<D> {
     fn merge(&self, scratch: &Scratch<D>, attention: &Attention<'_, D>) {
         let (shape, tables) = (attention.shape, &scratch.tables);
         let args = [
-            scratch.partial.as_ref().map_or(Arg::Null, start),
+            start(scratch.partial()),
             Arg::At(tables.positions()),
             start(&attention.out.memory),
             int(shape.q_heads),
@@ -163,26 +200,6 @@ impl<D: Device> GpuBackend<D> {
         let grid = [tables.rows as u32, (shape.q_heads as u32).div_ceil(WARPS as u32), 1];
         self.send(&Call { kernel, grid, threads: HEAD_THREADS, args: &args });
     }
-
-    /// Logits of up to [`LOGIT_ROWS`] rows.
-    fn some_logits(
-        &self,
-        head: &GpuMatrix<D::Memory>,
-        x: &GpuOperand<D::Memory>,
-        (rows, room): (&[u32], &GpuOperand<D::Memory>),
-        out: &mut [f32],
-    ) {
-        self.with_scratch(|scratch| {
-            let ids: Vec<u8> = rows.iter().flat_map(|row| row.to_ne_bytes()).collect();
-            self.attempt(|| self.device.upload(&ids, At::start(&scratch.chosen)));
-            let args = [start(&x.memory), start(&scratch.chosen), start(&room.memory), int(head.inputs)];
-            let (kernel, grid) = (self.kernel(Operation::Gather), [rows.len() as u32, 1, 1]);
-            self.send(&Call { kernel, grid, threads: ROW_THREADS, args: &args });
-            self.multiply(head, room, rows.len(), (&scratch.logits, false));
-            self.attempt(|| download(&self.device, &scratch.logits, out));
-            self.is_waited.store(true, Ordering::Relaxed);
-        });
-    }
 }
 
 /// What attention of a layer works on.
@@ -191,13 +208,6 @@ struct Attention<'a, D: Device> {
     shape: AttentionShape,
     pages: &'a GpuPages<D::Memory>,
     out: &'a GpuOperand<D::Memory>,
-}
-
-/// Downloads f32 values.
-fn download<D: Device>(device: &D, memory: &D::Memory, out: &mut [f32]) -> Result<()> {
-    // SAFETY: any bytes are numbers, and bytes need no alignment: all of `out` is in the middle.
-    let (_, bytes, _) = unsafe { out.align_to_mut::<u8>() };
-    device.download(At::start(memory), bytes)
 }
 
 impl<D: Device> Backend for GpuBackend<D> {
@@ -226,7 +236,16 @@ impl<D: Device> Backend for GpuBackend<D> {
     }
 
     fn reserved_bytes(&self, needs: &StepNeeds) -> u64 {
-        Sizes::of(needs, self.padded(needs.rows)).bytes(Capacity::new(needs.rows, needs.positions))
+        Sizes::of(needs, self.padded(needs.rows)).bytes(Capacity::new(needs.rows, needs.positions)) + self.recordings_bytes()
+    }
+
+    fn taken_bytes(&self) -> std::result::Result<Option<u64>, OpError> {
+        let taken = self.free_at_first.saturating_sub(self.device.free_bytes()?);
+        Ok(Some(taken + self.recordings_bytes()))
+    }
+
+    fn is_done_at_once(&self) -> bool {
+        false
     }
 
     fn begin_step(&self, batch: &PackedBatch) {
@@ -240,6 +259,9 @@ impl<D: Device> Backend for GpuBackend<D> {
         recorder.begin(key);
         if matches!(recorder.mode, Mode::Record(_)) {
             self.attempt(|| self.device.begin_recording());
+            if self.fault().is_some() {
+                recorder.mode = Mode::Send;
+            }
         }
     }
 
@@ -251,9 +273,10 @@ impl<D: Device> Backend for GpuBackend<D> {
             Mode::Replay(key) => (key, false),
         };
         if is_new {
+            // Also after a failure: the device is not to go on recording.
+            let recording = self.device.end_recording();
             self.attempt(|| {
-                let recording = self.device.end_recording()?;
-                recorder.kept.insert(key, recording);
+                recorder.kept.insert(key, recording?);
                 Ok(())
             });
         }
@@ -271,7 +294,8 @@ impl<D: Device> Backend for GpuBackend<D> {
         if !self.is_waited.swap(true, Ordering::Relaxed) {
             self.attempt(|| self.device.wait());
         }
-        self.fault().take().map_or(Ok(()), |fault| Err(fault.into()))
+        // It stays: a device that failed does not come back.
+        self.fault().clone().map_or(Ok(()), |fault| Err(fault.into()))
     }
 
     fn matrix(&self, source: &TensorData<'_>, _rows: MatrixRows, stored: WeightType) -> std::result::Result<Self::Matrix, OpError> {
@@ -371,8 +395,10 @@ impl<D: Device> Backend for GpuBackend<D> {
             assert!(scratch.tables.last_position < rope.positions, "a position beyond the rotary tables");
             let args = [
                 start(&qkv.memory),
-                norm.as_ref().map_or(Arg::Null, |norm| start(&norm.q.memory)),
-                norm.as_ref().map_or(Arg::Null, |norm| start(&norm.k.memory)),
+                // Without gains any memory will do in their place.
+                start(norm.as_ref().map_or(&rope.memory, |norm| &norm.q.memory)),
+                start(norm.as_ref().map_or(&rope.memory, |norm| &norm.k.memory)),
+                int(usize::from(norm.is_some())),
                 Arg::Float(norm.as_ref().map_or(0.0, |norm| norm.eps)),
                 start(&rope.memory),
                 Arg::At(scratch.tables.positions()),
@@ -418,12 +444,16 @@ impl<D: Device> Backend for GpuBackend<D> {
     }
 
     fn logits(&self, head: &Self::Matrix, x: &Self::Operand, (rows, room): (&[u32], &mut Self::Operand), out: &mut [f32]) {
-        let vocabulary = head.outputs;
-        assert!(rows.iter().all(|&row| (row as usize + 1) * head.inputs <= x.values), "logits of a row that is not there");
-        let at_once = (room.values / head.inputs.max(1)).clamp(1, LOGIT_ROWS);
-        for (rows, out) in rows.chunks(at_once).zip(out.chunks_mut(at_once * vocabulary)) {
-            self.some_logits(head, x, (rows, room), out);
-        }
+        self.logits_to_host(&Head { matrix: head, x, room }, rows, out);
+    }
+
+    fn row_tasks(&self, rows: usize, vocabulary: usize) -> std::result::Result<Option<RowTasks>, OpError> {
+        let limits = TaskLimits::new(rows, vocabulary);
+        Ok(Some(RowTasks::new(limits, self.device.host_values(limits.answers)?)))
+    }
+
+    fn answer(&self, head: &Self::Matrix, x: &Self::Operand, room: &mut Self::Operand, tasks: &mut RowTasks) {
+        self.answer_tasks(&Head { matrix: head, x, room }, tasks);
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {

@@ -1,8 +1,9 @@
 //! CUDA: the driver and cuBLAS through `cudarc`, which opens both libraries when the program runs, so that one binary starts everywhere.
 //!
-//! Kernels are compiled by nvcc when the crate is built (`build.rs`): machine code for the usual GPUs and PTX of compute capability 8.0, which
-//! the driver compiles for others.
+//! Kernels are compiled by nvcc when the crate is built (`build.rs`): machine code for the usual GPUs and PTX of compute capability 8.0 and
+//! 9.0, which the driver compiles for others.
 
+use super::cuda_product::{few_rows, few_rows_swiglu};
 use super::device::{Arg, At, Device, DeviceError, Half, Kernel, Launch, Operation, Product};
 use crate::ops::HostValues;
 use cudarc::cublas::{self, sys as blas};
@@ -13,7 +14,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The compiled kernels, by the file they are in.
-const MODULES: [(&[Operation], &[u8]); 7] = [
+const MODULES: [(&[Operation], &[u8]); 9] = [
     (&[Operation::Embed], include_bytes!(concat!(env!("OUT_DIR"), "/embed.fatbin"))),
     (&[Operation::RmsNorm], include_bytes!(concat!(env!("OUT_DIR"), "/rms_norm.fatbin"))),
     (&[Operation::QkNormRopeStore], include_bytes!(concat!(env!("OUT_DIR"), "/qk_norm_rope_store.fatbin"))),
@@ -21,6 +22,8 @@ const MODULES: [(&[Operation], &[u8]); 7] = [
     (&[Operation::AttentionMerge], include_bytes!(concat!(env!("OUT_DIR"), "/attention_merge.fatbin"))),
     (&[Operation::Swiglu, Operation::Silu], include_bytes!(concat!(env!("OUT_DIR"), "/activation.fatbin"))),
     (&[Operation::Gather], include_bytes!(concat!(env!("OUT_DIR"), "/gather.fatbin"))),
+    (&[Operation::Matvec, Operation::MatvecSwiglu], include_bytes!(concat!(env!("OUT_DIR"), "/matvec.fatbin"))),
+    (&[Operation::Choose], include_bytes!(concat!(env!("OUT_DIR"), "/choose.fatbin"))),
 ];
 
 /// Memory that cuBLAS may use: what it asks for on Hopper. Taken once, so that no product allocates.
@@ -28,6 +31,9 @@ const BLAS_WORKSPACE: usize = 32 << 20;
 
 /// Bytes that are on their way to the device without anyone waiting for them.
 const STAGING: usize = 4 << 20;
+
+/// Memory of a graph: 1.31 MB were measured for one of 400 launches, more than the largest model has (`cuda_memory_of_recordings`, H100).
+const RECORDING_BYTES: u64 = 3 << 19;
 
 /// Most parameters of a kernel.
 const MOST_ARGS: usize = 16;
@@ -40,6 +46,8 @@ pub struct CudaDevice {
     modules: HashMap<Operation, Module>,
     staging: Mutex<Staging>,
     functions: Mutex<HashMap<Kernel, Function>>,
+    /// Whether a kernel may be started before the one before has ended: all of ours wait for it before they touch anything of others.
+    pub(super) starts_early: bool,
     description: String,
     arithmetic: String,
 }
@@ -191,6 +199,13 @@ fn pointer(at: At<'_, CudaMemory>, bytes: usize) -> sys::CUdeviceptr {
     at.memory.pointer + at.offset as u64
 }
 
+/// # Panics
+/// When weights or activations of a product are not all in their allocations.
+fn check(product: &Product<'_, CudaMemory>) {
+    pointer(product.weight, product.outputs * product.inputs * 2);
+    pointer(product.x, product.rows * product.inputs * 2);
+}
+
 fn failed(call: impl Into<String>) -> impl FnOnce(DriverError) -> DeviceError {
     |error| DeviceError::Call { call: call.into(), detail: error.to_string() }
 }
@@ -236,6 +251,7 @@ impl CudaDevice {
             modules,
             staging: Mutex::new(staging),
             functions: Mutex::new(HashMap::new()),
+            starts_early: major >= 9,
         })
     }
 
@@ -268,6 +284,55 @@ impl CudaDevice {
         functions.insert(kernel, function);
         Ok(function)
     }
+
+    /// Any product.
+    pub(super) fn multiply_by_blas(&self, product: &Product<'_, CudaMemory>) -> Result<(), DeviceError> {
+        self.bind()?;
+        let Product { rows, inputs, outputs, half, .. } = *product;
+        let (one, beta) = (1.0f32, if product.is_added { 1.0f32 } else { 0.0 });
+        let weight = pointer(product.weight, outputs * inputs * 2) as *const c_void;
+        let x = pointer(product.x, rows * inputs * 2) as *const c_void;
+        let out = pointer(product.out, rows * outputs * size_of::<f32>()) as *mut c_void;
+        let (transposed, plain) = (blas::cublasOperation_t::CUBLAS_OP_T, blas::cublasOperation_t::CUBLAS_OP_N);
+        // Row-major matrices are column-major ones transposed: out^T = weight · x^T.
+        // SAFETY: the memory holds the matrices, checked above; numbers on the host live until the call returns.
+        unsafe {
+            cublas::result::gemm_ex(
+                self.blas.handle,
+                transposed,
+                plain,
+                size(outputs),
+                size(rows),
+                size(inputs),
+                (&raw const one).cast(),
+                weight,
+                data_type(half),
+                size(inputs),
+                x,
+                data_type(half),
+                size(inputs),
+                (&raw const beta).cast(),
+                out,
+                blas::cudaDataType::CUDA_R_32F,
+                size(outputs),
+                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(blas_failed("cublasGemmEx"))
+    }
+}
+
+/// Lets a kernel start before the one before it in the stream has ended ("programmatic dependent launch").
+fn early_start() -> sys::CUlaunchAttribute {
+    let mut pad = [0; 64];
+    // The integer that allows it, in the order of bytes that every CUDA host has.
+    pad[0] = 1;
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { pad },
+    }
 }
 
 fn missing(ordinal: usize, error: DriverError) -> DeviceError {
@@ -294,8 +359,8 @@ fn load_modules() -> Result<HashMap<Operation, Module>, DeviceError> {
 }
 
 fn open_blas(context: &Arc<CudaContext>, stream: &CudaStream) -> Result<(Blas, i32), DeviceError> {
-    let handle = cublas::result::create_handle().map_err(blas_failed("cublasCreate"))?;
     let workspace = allocate((context, stream), BLAS_WORKSPACE, "the workspace of cuBLAS")?;
+    let handle = cublas::result::create_handle().map_err(blas_failed("cublasCreate"))?;
     let blas = Blas { handle, _workspace: workspace };
     let mut version = 0;
     // SAFETY: handle, stream and workspace live as long as the device; the workspace has so many bytes.
@@ -335,6 +400,12 @@ fn size(value: usize) -> i32 {
 impl Device for CudaDevice {
     type Memory = CudaMemory;
     type Recording = CudaGraph;
+
+    const RECORDS: bool = true;
+
+    fn recording_bytes(&self) -> u64 {
+        RECORDING_BYTES
+    }
 
     fn description(&self) -> String {
         self.description.clone()
@@ -403,53 +474,41 @@ impl Device for CudaDevice {
             // In the low bytes, where a smaller parameter is read: every CUDA host is little-endian.
             *value = match arg {
                 Arg::At(at) => pointer(*at, 0),
-                Arg::Null => 0,
                 Arg::Int(int) => u64::from(int.cast_unsigned()),
                 Arg::Float(float) => u64::from(float.to_bits()),
             };
         }
         let mut places = values.each_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>());
-        let ([x, y, z], stream) = (launch.grid, self.stream.cu_stream());
-        let places = &mut places[..launch.args.len()];
-        // SAFETY: the kernel takes these parameters, as its file says; the backend checks that its memory holds what the grid touches.
-        unsafe { result::launch_kernel(function.0, (x, y, z), (launch.threads, 1, 1), 0, stream, places) }
+        let mut attributes = [early_start()];
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.grid[0],
+            gridDimY: launch.grid[1],
+            gridDimZ: launch.grid[2],
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: self.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::from(self.starts_early),
+        };
+        // SAFETY: the kernel takes these parameters, as its file says; the backend checks that its memory holds what the grid touches. Configuration
+        // and values live until the call returns.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, function.0, places.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
             .map_err(failed(launch.kernel.to_string()))
     }
 
     fn multiply(&self, product: &Product<'_, CudaMemory>) -> Result<(), DeviceError> {
-        self.bind()?;
-        let Product { rows, inputs, outputs, half, .. } = *product;
-        let (one, beta) = (1.0f32, if product.is_added { 1.0f32 } else { 0.0 });
-        let weight = pointer(product.weight, outputs * inputs * 2) as *const c_void;
-        let x = pointer(product.x, rows * inputs * 2) as *const c_void;
-        let out = pointer(product.out, rows * outputs * size_of::<f32>()) as *mut c_void;
-        let (transposed, plain) = (blas::cublasOperation_t::CUBLAS_OP_T, blas::cublasOperation_t::CUBLAS_OP_N);
-        // Row-major matrices are column-major ones transposed: out^T = weight · x^T.
-        // SAFETY: the memory holds the matrices, checked above; numbers on the host live until the call returns.
-        unsafe {
-            cublas::result::gemm_ex(
-                self.blas.handle,
-                transposed,
-                plain,
-                size(outputs),
-                size(rows),
-                size(inputs),
-                (&raw const one).cast(),
-                weight,
-                data_type(half),
-                size(inputs),
-                x,
-                data_type(half),
-                size(inputs),
-                (&raw const beta).cast(),
-                out,
-                blas::cudaDataType::CUDA_R_32F,
-                size(outputs),
-                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        }
-        .map_err(blas_failed("cublasGemmEx"))
+        check(product);
+        pointer(product.out, product.rows * product.outputs * size_of::<f32>());
+        few_rows(product, |launch| self.launch(launch)).unwrap_or_else(|| self.multiply_by_blas(product))
+    }
+
+    fn multiply_swiglu(&self, product: &Product<'_, CudaMemory>, out: At<'_, CudaMemory>) -> Result<bool, DeviceError> {
+        check(product);
+        pointer(out, product.rows * (product.outputs / 2) * 2);
+        few_rows_swiglu(product, out, |launch| self.launch(launch)).transpose().map(|sent| sent.is_some())
     }
 
     fn begin_recording(&self) -> Result<(), DeviceError> {

@@ -1,6 +1,7 @@
 //! What the GPU backend asks of a device: memory, copies, launches of its kernels, and one kind of matrix product.
 //!
-//! All work is sent to one queue and happens in its order. Only [`Device::download`] waits for it.
+//! All work is sent to one queue and happens in its order. [`Device::download`] and [`Device::wait`] wait for it, and uploads where a device has no
+//! room for what is on its way.
 
 use crate::ops::HostValues;
 
@@ -69,6 +70,14 @@ pub enum Operation {
     Silu,
     /// Rows put together.
     Gather,
+    /// A product of few rows.
+    Matvec,
+    /// The same with SwiGLU, where it is one kernel.
+    MatvecSwiglu,
+    /// A product of many rows, where it is a kernel.
+    Matmul,
+    /// Tokens chosen from logits; the same for all types.
+    Choose,
 }
 
 impl Operation {
@@ -83,11 +92,15 @@ impl Operation {
             Self::Swiglu => "swiglu",
             Self::Silu => "silu",
             Self::Gather => "gather",
+            Self::Matvec => "matvec",
+            Self::MatvecSwiglu => "matvec_swiglu",
+            Self::Matmul => "matmul",
+            Self::Choose => "choose",
         }
     }
 }
 
-/// One kernel: an operation for a type, and where it matters the width of a head and the queries of a warp.
+/// One kernel: an operation for a type, and where it matters the width of a head and the queries of a warp, or the rows of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
     /// What it does.
@@ -96,13 +109,17 @@ pub struct Kernel {
     pub half: Half,
     /// Width of a head; 0 where it does not matter.
     pub head_dim: usize,
-    /// Queries of a warp; 0 where it does not matter.
+    /// Queries of a warp, or rows of a product; 0 where it does not matter.
     pub queries: usize,
 }
 
 impl std::fmt::Display for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}_{}", self.operation.name(), self.half.suffix())?;
+        f.write_str(self.operation.name())?;
+        if self.operation == Operation::Choose {
+            return Ok(());
+        }
+        write!(f, "_{}", self.half.suffix())?;
         [self.head_dim, self.queries].into_iter().filter(|&n| n > 0).try_for_each(|n| write!(f, "_{n}"))
     }
 }
@@ -136,8 +153,6 @@ impl<'a, M> At<'a, M> {
 pub enum Arg<'a, M> {
     /// A pointer.
     At(At<'a, M>),
-    /// The null pointer.
-    Null,
     /// A 32-bit integer.
     Int(i32),
     /// A 32-bit number.
@@ -185,6 +200,14 @@ pub trait Device: Send + Sync + 'static {
 
     /// Launches and products that can be sent again together.
     type Recording: Send;
+
+    /// Whether recording pays; where it does not, nothing is recorded.
+    const RECORDS: bool;
+
+    /// Bytes of the device's memory that a recording of the longest step takes.
+    fn recording_bytes(&self) -> u64 {
+        0
+    }
 
     /// For people: index and model.
     fn description(&self) -> String;
@@ -242,6 +265,15 @@ pub trait Device: Send + Sync + 'static {
     /// [`DeviceError`].
     fn multiply(&self, product: &Product<'_, Self::Memory>) -> Result<(), DeviceError>;
 
+    /// Sends a product whose sums, gates before values, go through SwiGLU to `out`: `[rows, outputs / 2]` in `half`; of `product` the place
+    /// of the sums is not used. False if that takes a product and then [`Operation::Swiglu`], which are left to the caller.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn multiply_swiglu(&self, _product: &Product<'_, Self::Memory>, _out: At<'_, Self::Memory>) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
+
     /// Begins to record: until [`Self::end_recording`] launches and products are kept and not done, and nothing is copied or allocated. All
     /// kernels among them have run before.
     ///
@@ -271,6 +303,7 @@ mod tests {
         let kernel = |operation, half, head_dim, queries| Kernel { operation, half, head_dim, queries }.to_string();
         assert_eq!(kernel(Operation::RmsNorm, Half::Bf16, 0, 0), "rms_norm_bf16");
         assert_eq!(kernel(Operation::AttentionMerge, Half::F16, 128, 0), "attention_merge_f16_128");
+        assert_eq!(kernel(Operation::Choose, Half::F16, 0, 0), "choose");
         assert_eq!(kernel(Operation::PagedAttention, Half::Bf16, 64, 8), "paged_attention_bf16_64_8");
     }
 }

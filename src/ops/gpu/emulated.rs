@@ -1,11 +1,15 @@
-//! A device on the host, for tests: the CUDA kernels compiled by the C++ compiler (`tests/gpu`), and a plain matrix product.
+//! A device on the host, for tests: the CUDA or the Metal kernels compiled by the C++ compiler (`tests/gpu`), and for CUDA, whose products are a
+//! library's, a plain matrix product.
 
+use super::cuda_product::{few_rows, few_rows_swiglu};
 use super::device::{Arg, At, Device, DeviceError, Half, Launch, Product};
+use super::metal_product;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 type LaunchFn = unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void, *mut c_char, usize) -> c_int;
 type AllocatedFn = unsafe extern "C" fn(*mut c_void, usize);
@@ -26,12 +30,31 @@ pub(crate) enum Checks {
     On,
 }
 
+/// Whose kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Language {
+    Cuda,
+    Metal,
+}
+
+impl Language {
+    pub(crate) const ALL: [Self; 2] = [Self::Cuda, Self::Metal];
+
+    /// As names of its files have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+        }
+    }
+}
+
 /// Compiles the kernels once for every state of their sources, and opens them.
-fn library(checks: Checks) -> &'static Library {
-    static LIBRARIES: [OnceLock<Library>; 2] = [OnceLock::new(), OnceLock::new()];
-    LIBRARIES[checks as usize].get_or_init(|| {
-        let name = if checks == Checks::On { "libkernels_checked.so" } else { "libkernels_fast.so" };
-        let path = build().join(name);
+fn library(language: Language, checks: Checks) -> &'static Library {
+    static LIBRARIES: [[OnceLock<Library>; 2]; 2] = [const { [const { OnceLock::new() }; 2] }; 2];
+    LIBRARIES[language as usize][checks as usize].get_or_init(|| {
+        let variant = if checks == Checks::On { "checked" } else { "fast" };
+        let path = build().join(format!("lib{}_{variant}.so", language.name()));
         // SAFETY: our own library, whose functions have these types, and which is never closed.
         unsafe {
             let library =
@@ -49,9 +72,10 @@ fn library(checks: Checks) -> &'static Library {
 /// Builds the libraries, unless it was done for these sources; returns their directory.
 fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files: Vec<PathBuf> = [root.join("tests/gpu"), root.join("src/ops/gpu/cuda")]
+    let mut files: Vec<PathBuf> = ["tests/gpu", "src/ops/gpu/cuda", "src/ops/gpu/metal"]
         .iter()
-        .flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()))
+        .flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path()))
+        .filter(|path| path.is_file() && path.extension().is_none_or(|extension| extension != "rs"))
         .collect();
     files.sort();
     let mut hash = blake3::Hasher::new();
@@ -76,10 +100,18 @@ fn build() -> PathBuf {
 
 /// See the module.
 pub(crate) struct EmulatedDevice {
+    language: Language,
     library: &'static Library,
     /// What is being recorded.
     recorded: Mutex<Option<Vec<Recorded>>>,
+    /// Bytes that are allocated.
+    used: Arc<AtomicU64>,
+    /// Kernels that can be sent before all fail.
+    left: Arc<AtomicU64>,
 }
+
+/// Memory of an emulated device.
+const ALL_BYTES: u64 = 1 << 30;
 
 /// Something to do later, with addresses.
 #[derive(Clone)]
@@ -89,8 +121,19 @@ pub(crate) enum Recorded {
 }
 
 impl EmulatedDevice {
-    pub(crate) fn new(checks: Checks) -> Self {
-        Self { library: library(checks), recorded: Mutex::new(None) }
+    pub(crate) fn new(language: Language, checks: Checks) -> Self {
+        Self {
+            language,
+            library: library(language, checks),
+            recorded: Mutex::new(None),
+            used: Arc::default(),
+            left: Arc::new(AtomicU64::new(u64::MAX)),
+        }
+    }
+
+    /// Kernels that can still be sent; when there are none left, every one fails.
+    pub(crate) fn kernels_left(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.left)
     }
 
     /// Keeps `work` if there is a recording, else does it.
@@ -138,7 +181,6 @@ impl EmulatedDevice {
 fn argument(arg: &Arg<'_, HostMemory>) -> u64 {
     match arg {
         Arg::At(at) => at.memory.pointer(at.offset, 0) as u64,
-        Arg::Null => 0,
         Arg::Int(int) => u64::from(int.cast_unsigned()),
         Arg::Float(float) => u64::from(float.to_bits()),
     }
@@ -170,6 +212,8 @@ pub(crate) struct HostMemory {
     library: &'static Library,
     units: Box<[UnsafeCell<[u64; 2]>]>,
     bytes: usize,
+    /// Of the device.
+    used: Arc<AtomicU64>,
 }
 
 // SAFETY: as memory of a device: who uses it sees to the order, here the lock of the library and the backend's queue.
@@ -195,6 +239,7 @@ impl Drop for HostMemory {
         let _entry = self.library.entry.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: this memory was registered when it was allocated.
         unsafe { (self.library.freed)(self.units.as_ptr().cast_mut().cast()) };
+        self.used.fetch_sub(self.bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -202,22 +247,32 @@ impl Device for EmulatedDevice {
     type Memory = HostMemory;
     type Recording = Vec<Recorded>;
 
+    const RECORDS: bool = true;
+
+    fn recording_bytes(&self) -> u64 {
+        512 << 10
+    }
+
     fn description(&self) -> String {
-        "emulated".to_owned()
+        format!("emulated {}", self.language.name())
     }
 
     fn arithmetic(&self) -> String {
-        "emulated".to_owned()
+        format!("emulated-{}", self.language.name())
     }
 
     fn free_bytes(&self) -> Result<u64, DeviceError> {
-        Ok(1 << 30)
+        Ok(ALL_BYTES - self.used.load(Ordering::Relaxed))
     }
 
-    fn allocate(&self, bytes: usize, _what: &'static str) -> Result<HostMemory, DeviceError> {
+    fn allocate(&self, bytes: usize, what: &'static str) -> Result<HostMemory, DeviceError> {
         assert!(self.recorded.lock().unwrap_or_else(PoisonError::into_inner).is_none(), "only launches and products are recorded");
+        if self.used.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64 > ALL_BYTES {
+            self.used.fetch_sub(bytes as u64, Ordering::Relaxed);
+            return Err(DeviceError::Memory { bytes, what });
+        }
         let units = (0..bytes.div_ceil(16).max(1)).map(|_| UnsafeCell::new([0; 2])).collect();
-        let memory = HostMemory { library: self.library, units, bytes };
+        let memory = HostMemory { library: self.library, units, bytes, used: Arc::clone(&self.used) };
         let _entry = self.library.entry.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the memory lives until it is dropped, which tells the library.
         unsafe { (self.library.allocated)(memory.units.as_ptr().cast_mut().cast(), bytes) };
@@ -246,6 +301,9 @@ impl Device for EmulatedDevice {
 
     fn launch(&self, launch: &Launch<'_, HostMemory>) -> Result<(), DeviceError> {
         let Launch { kernel, grid, threads, args } = launch;
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
+            return Err(DeviceError::Call { call: kernel.to_string(), detail: "the device is lost".to_owned() });
+        }
         let (name, values) = (kernel.to_string(), args.iter().map(argument).collect());
         self.keep_or_do(Recorded::Launch { name, grid: *grid, threads: *threads, values })
     }
@@ -255,7 +313,21 @@ impl Device for EmulatedDevice {
         let place = |at: At<'_, HostMemory>, bytes: usize| at.memory.pointer(at.offset, bytes) as usize;
         let weight = place(product.weight, outputs * inputs * 2);
         let (x, out) = (place(product.x, rows * inputs * 2), place(product.out, rows * outputs * size_of::<f32>()));
+        let is_sent = match self.language {
+            Language::Metal => Some(metal_product::launches(product, |launch| self.launch(launch))),
+            Language::Cuda => few_rows(product, |launch| self.launch(launch)),
+        };
+        if let Some(sent) = is_sent {
+            return sent;
+        }
         self.keep_or_do(Recorded::Product { weight, x, out, shape: [rows, inputs, outputs], half, is_added })
+    }
+
+    fn multiply_swiglu(&self, product: &Product<'_, HostMemory>, out: At<'_, HostMemory>) -> Result<bool, DeviceError> {
+        if self.language == Language::Metal {
+            return metal_product::swiglu(product, out, |launch| self.launch(launch));
+        }
+        few_rows_swiglu(product, out, |launch| self.launch(launch)).transpose().map(|sent| sent.is_some())
     }
 
     fn begin_recording(&self) -> Result<(), DeviceError> {

@@ -60,6 +60,12 @@ impl Half {
     }
 }
 
+/// Numbers as bytes.
+pub(super) fn bytes_of(words: &[u32]) -> &[u8] {
+    // SAFETY: numbers are bytes, and bytes need no alignment: all of them are in the middle.
+    unsafe { words.align_to().1 }
+}
+
 /// Uploads f32 values to new memory.
 pub(super) fn upload_values<D: Device>(device: &D, values: &[f32], what: &'static str) -> Result<D::Memory, DeviceError> {
     let memory = device.allocate(size_of_val(values), what)?;

@@ -1,27 +1,48 @@
 //! The GPU backend: the operations of a step as launches of kernels and products on a [`Device`].
 //!
 //! Everything on the device has one 16-bit type: weights, operands of products, pages. Activations between them and all sums are f32. An
-//! operation only sends work; [`Backend::logits`](super::Backend::logits) waits for it, and
+//! operation only sends work; [`Backend::logits`](super::Backend::logits) and [`Backend::answer`](super::Backend::answer) wait for it, and
 //! [`Backend::end_step`](super::Backend::end_step) tells what went wrong.
 //!
-//! Roofline: a decode step reads every weight once (270M in bf16 at 3.35 TB/s: 0.16 ms) and makes about ten launches a layer, which at 2 to 4 µs
-//! each cost more than that for the small models.
+//! Roofline: a decode step reads every weight once (270M in bf16 at 3.35 TB/s: 0.16 ms) and makes about nine launches a layer, whose latency
+//! is more than that for the small models (1 µs for the smallest kernel, 5 to 10 µs for attention of one stream: `benches/RESULTS.md`).
 //!
 //! **Architecture invariant:** no branch on which device it is. Sums of attention have one order whatever else is in the step: the context is
-//! cut into splits of one length, each into tiles of 32, both from position 0 on. Products are the library's: with
-//! [`GpuOptions::is_batch_invariant`] they always have [`INVARIANT_ROWS`] rows, so that a row's bits do not depend on its neighbours.
+//! cut into splits of one length, each into tiles of 32, both from position 0 on. Products are a library's or kernels
+//! whose sums depend on how many rows there are: with [`GpuOptions::is_batch_invariant`] they always have [`INVARIANT_ROWS`] rows, so that a row's bits
+//! do not depend on its neighbours.
 
+#[cfg(all(feature = "metal", not(target_os = "macos")))]
+compile_error!("the feature `metal` is for macOS: build without it here, or with `--target aarch64-apple-darwin`");
+
+#[cfg(not(all(feature = "cuda", feature = "metal", target_os = "macos")))]
+mod absent;
 mod backend;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "cuda_absent.rs"]
 mod cuda;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda_product;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod cuda_timing;
 mod device;
 #[cfg(test)]
 pub(crate) mod emulated;
+mod logits;
 mod matrix;
 mod memory;
+#[cfg(all(feature = "metal", target_os = "macos"))]
+mod metal;
+#[cfg(not(all(feature = "metal", target_os = "macos")))]
+#[path = "metal_absent.rs"]
+mod metal;
+#[cfg(any(test, all(feature = "metal", target_os = "macos")))]
+mod metal_product;
+#[cfg(any(test, all(feature = "metal", target_os = "macos")))]
+mod metal_sources;
 mod recorder;
 mod step;
 #[cfg(test)]
@@ -33,9 +54,10 @@ pub use cuda::CudaDevice;
 pub use device::{Arg, At, Device, DeviceError, Half, Kernel, Launch, Operation, Product};
 pub use matrix::GpuMatrix;
 pub use memory::{GpuBuffer, GpuOperand, GpuPages, GpuRope, GpuVector};
+pub use metal::MetalDevice;
 
 use super::cpu::HostThreads;
-use super::{ATTENTION_TILE, AttentionShape, DType, OpError, StepNeeds, WeightType};
+use super::{ATTENTION_TILE, AttentionShape, DType, OpError, StepNeeds, TaskLimits, WeightType};
 use recorder::Recorder;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -52,6 +74,9 @@ pub const MOST_GROUP: usize = step::MOST_QUERIES;
 
 /// Most rows of a step: they are the second dimension of a grid.
 pub const MOST_ROWS: usize = 65_535;
+
+/// Largest vocabulary: tokens are searched by three digits of eight bits.
+pub const MOST_TOKENS: usize = 1 << 24;
 
 /// Rows of logits computed at once.
 const LOGIT_ROWS: usize = 64;
@@ -86,7 +111,7 @@ pub struct GpuOptions {
     pub half: Half,
     /// Products have a fixed number of rows, so that a row's bits do not depend on the batch.
     pub is_batch_invariant: bool,
-    /// Threads of the host, for sampling.
+    /// Threads of the host, for what is left to it.
     pub threads: usize,
     /// Positions of the longest sequence.
     pub positions: usize,
@@ -98,11 +123,13 @@ pub struct GpuBackend<D: Device> {
     options: GpuOptions,
     host: HostThreads,
     scratch: Mutex<Option<Scratch<D>>>,
-    /// The first error of the step.
+    /// The first error; nothing is sent after it.
     fault: Mutex<Option<DeviceError>>,
     recorder: Mutex<Recorder<D>>,
     /// Whether the step has waited for the device.
     is_waited: AtomicBool,
+    /// Bytes that could be allocated when the backend was made.
+    free_at_first: u64,
 }
 
 /// Memory of a step beside buffers and operands.
@@ -126,16 +153,21 @@ struct Scratch<D: Device> {
     logits: D::Memory,
     /// Rows whose logits are wanted.
     chosen: D::Memory,
+    /// Tasks about rows of logits, with their rows and extras.
+    tasks: D::Memory,
+    /// Their answers.
+    answers: D::Memory,
 }
 
 impl<D: Device> GpuBackend<D> {
     /// Computes on `device`.
     ///
     /// # Errors
-    /// [`OpError::Device`] when the host's threads cannot be started.
+    /// [`OpError::Device`] when the host's threads cannot be started, or the device does not answer.
     pub fn new(device: D, options: GpuOptions) -> Result<Self, OpError> {
         let host = HostThreads::new(options.threads).map_err(|error| OpError::Device(error.to_string()))?;
         Ok(Self {
+            free_at_first: device.free_bytes()?,
             device,
             options,
             host,
@@ -176,7 +208,7 @@ impl<D: Device> GpuBackend<D> {
         self.recorder().kept.len()
     }
 
-    /// Sends work, unless the step has failed; keeps its error.
+    /// Sends work, unless something has failed; keeps its error.
     fn attempt(&self, send: impl FnOnce() -> Result<(), DeviceError>) {
         let mut fault = self.fault();
         if fault.is_none() {
@@ -206,6 +238,8 @@ struct Sizes {
     partial: usize,
     product: usize,
     logits: usize,
+    tasks: usize,
+    answers: usize,
     /// The rotary tables, which are made elsewhere.
     rope: usize,
 }
@@ -219,6 +253,7 @@ impl Sizes {
     fn of(needs: &StepNeeds, padded_rows: usize) -> Self {
         let split = Self::split(needs.positions);
         let max_splits = needs.positions.div_ceil(split).max(1);
+        let limits = TaskLimits::new(needs.rows, needs.vocabulary);
         let part = needs.attention.iter().map(|shape| shape.q_heads * (shape.head_dim + 2)).max().unwrap_or(0);
         Self {
             split,
@@ -226,16 +261,24 @@ impl Sizes {
             partial: if max_splits > 1 { needs.rows * part * max_splits } else { 0 },
             product: padded_rows * needs.widest_product,
             logits: LOGIT_ROWS * needs.vocabulary,
+            tasks: limits.task_words(),
+            answers: limits.answers,
             rope: needs.positions * needs.attention.first().map_or(0, |shape| shape.head_dim),
         }
     }
 
     fn bytes(&self, capacity: Capacity) -> u64 {
-        ((self.partial + self.product + self.logits + self.rope) * size_of::<f32>() + capacity.bytes()) as u64
+        let values = self.partial + self.product + self.logits + self.tasks + self.answers + self.rope;
+        (values * size_of::<f32>() + capacity.bytes()) as u64
     }
 }
 
 impl<D: Device> Scratch<D> {
+    /// Parts of attention, or in their place memory that a kernel told of no parts does not touch.
+    fn partial(&self) -> &D::Memory {
+        self.partial.as_ref().unwrap_or(&self.product)
+    }
+
     /// Takes memory for steps of up to `needs`, whose products have up to `padded_rows` rows.
     fn new(device: &D, needs: &StepNeeds, padded_rows: usize) -> Result<Self, DeviceError> {
         let floats = |values: usize, what| device.allocate(values * size_of::<f32>(), what);
@@ -250,6 +293,8 @@ impl<D: Device> Scratch<D> {
             product_values: sizes.product,
             logits: floats(sizes.logits, "logits")?,
             chosen: device.allocate(LOGIT_ROWS * size_of::<u32>(), "chosen rows")?,
+            tasks: floats(sizes.tasks, "tasks about logits")?,
+            answers: floats(sizes.answers, "answers about logits")?,
             needs: needs.clone(),
         })
     }

@@ -28,7 +28,7 @@ pub(super) enum Mode {
 }
 
 /// Each takes some memory of the device; steps beyond are sent launch by launch.
-const MOST_RECORDINGS: usize = 160;
+pub(super) const MOST_RECORDINGS: usize = 160;
 
 /// See the module.
 pub(super) struct Recorder<D: Device> {
@@ -55,7 +55,7 @@ impl<D: Device> Recorder<D> {
 
     /// Begins a step, with a key if it can be recorded.
     pub(super) fn begin(&mut self, key: Option<StepKey>) {
-        self.mode = match key.filter(|_| self.is_on) {
+        self.mode = match key.filter(|_| self.is_on && D::RECORDS) {
             None => Mode::Send,
             Some(key) if self.kept.contains_key(&key) => Mode::Replay(key),
             Some(key) if self.seen.insert(key) || self.kept.len() == MOST_RECORDINGS => Mode::Send,

@@ -1,6 +1,7 @@
 //! What kernels need to know of a step, in one upload: token, position and slot of every row, block tables, and the items of attention.
 
 use super::device::{At, Device, DeviceError};
+use super::memory::bytes_of;
 use crate::ops::PackedBatch;
 
 /// Queries (rows of a sequence times heads that share keys) that a block of the attention kernel takes at most.
@@ -108,8 +109,7 @@ impl<D: Device> StepTables<D> {
         self.stage(3, singles.into_iter().chain(pieces).flatten());
         self.staged.resize(self.capacity.rows * (3 + ITEM), 0);
         self.staged.extend_from_slice(tables);
-        let bytes: Vec<u8> = self.staged.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        device.upload(&bytes, At::start(&self.memory))
+        device.upload(bytes_of(&self.staged), At::start(&self.memory))
     }
 
     /// Appends a part whose place is that of part `index`.

@@ -1,8 +1,8 @@
-//! Which devices tests run on: the emulated one, and instead of it a CUDA device where `OPENELM_TEST_DEVICE` says `cuda:N`
-//! (`tests/device.sh` does).
+//! Which devices tests run on: the emulated one with the kernels of each language, or the one that `OPENELM_TEST_DEVICE` names: `emulated-cuda`,
+//! `emulated-metal`, `cuda:N` (`tests/device.sh` does), `metal`.
 
-use super::emulated::{Checks, EmulatedDevice};
-use super::{CudaDevice, Device, GpuBackend, GpuOptions, Half};
+use super::emulated::{Checks, EmulatedDevice, Language};
+use super::{CudaDevice, Device, GpuBackend, GpuOptions, Half, MetalDevice};
 
 /// Something to do with the backend on any device.
 pub(crate) trait OnDevice {
@@ -38,14 +38,24 @@ impl Setup {
     }
 }
 
-/// Does it on the device under test.
-pub(crate) fn on_device<T: OnDevice>(setup: Setup, what: &T) -> T::Found {
+/// Does it on every device under test; what was found, by device.
+pub(crate) fn on_devices<T: OnDevice>(setup: Setup, what: &T) -> Vec<(String, T::Found)> {
+    let names = std::env::var("OPENELM_TEST_DEVICE").map_or_else(|_| Language::ALL.map(emulated).to_vec(), |name| vec![name]);
+    names.into_iter().map(|name| (name.clone(), on_device(&name, setup, what))).collect()
+}
+
+fn emulated(language: Language) -> String {
+    format!("emulated-{}", language.name())
+}
+
+fn on_device<T: OnDevice>(name: &str, setup: Setup, what: &T) -> T::Found {
     let options = GpuOptions { half: setup.half, is_batch_invariant: setup.is_batch_invariant, threads: 1, positions: 512 };
-    match std::env::var("OPENELM_TEST_DEVICE").ok().as_deref() {
-        None => what.run(&|| GpuBackend::new(EmulatedDevice::new(setup.checks), options).unwrap()),
-        Some(name) => {
-            let ordinal: usize = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("OPENELM_TEST_DEVICE is cuda:N");
-            what.run(&|| GpuBackend::new(CudaDevice::open(ordinal).unwrap(), options).unwrap())
-        }
+    if let Some(language) = Language::ALL.into_iter().find(|&language| emulated(language) == name) {
+        return what.run(&|| GpuBackend::new(EmulatedDevice::new(language, setup.checks), options).unwrap());
     }
+    if name == "metal" {
+        return what.run(&|| GpuBackend::new(MetalDevice::open().unwrap(), options).unwrap());
+    }
+    let ordinal: usize = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("OPENELM_TEST_DEVICE names a device");
+    what.run(&|| GpuBackend::new(CudaDevice::open(ordinal).unwrap(), options).unwrap())
 }

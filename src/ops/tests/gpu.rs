@@ -3,7 +3,7 @@
 use super::products::{After, LinearOp, LogitsOp};
 use super::*;
 use crate::ops::gpu::Half;
-use crate::ops::gpu::testing::{OnDevice, Setup, on_device};
+use crate::ops::gpu::testing::{OnDevice, Setup, on_devices};
 use crate::ops::gpu::{Device, GpuBackend};
 
 /// An operation as something to do on a device.
@@ -20,14 +20,15 @@ impl<O: Op> OnDevice for Run<O> {
     }
 }
 
-/// Runs `op` on the reference and on the device: it must lie within `tolerance` of the reference.
+/// Runs `op` on the reference and on each device: it must lie within `tolerance` of the reference.
 fn compare_on(setup: Setup, what: &str, tolerance: f32, op: impl Op) {
     let wanted = op.run(&ReferenceBackend);
-    let found = on_device(setup, &Run(op));
-    assert_eq!(found.len(), wanted.len());
-    assert!(found.iter().all(|v| v.is_finite()), "{what} {setup:?}: not a number");
-    let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst <= tolerance, "{what} {setup:?}: differs from the reference by {worst}");
+    for (device, found) in on_devices(setup, &Run(op)) {
+        assert_eq!(found.len(), wanted.len());
+        assert!(found.iter().all(|v| v.is_finite()), "{what} {device} {setup:?}: not a number");
+        let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= tolerance, "{what} {device} {setup:?}: differs from the reference by {worst}");
+    }
 }
 
 /// Both types, with half the distance between neighbouring numbers around one, which is what a rounded result may be off by.

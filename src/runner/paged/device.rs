@@ -2,7 +2,9 @@
 
 use super::load::{Loaded, RunnerOptions, load_on, load_with_progress};
 use crate::model::{LoadError, LoadProgress, ModelFiles, Storage};
-use crate::ops::gpu::{CudaDevice, Device, DeviceError, GpuBackend, GpuOptions, HEAD_DIMS, Half, MOST_GROUP, MOST_ROWS};
+use crate::ops::gpu::{
+    CudaDevice, Device, DeviceError, GpuBackend, GpuOptions, HEAD_DIMS, Half, MOST_GROUP, MOST_ROWS, MOST_TOKENS, MetalDevice,
+};
 use crate::ops::{DType, KvType};
 use crate::runner::ModelRunner;
 
@@ -43,26 +45,24 @@ pub fn load_on_device(
     device: DeviceOptions,
     progress: &LoadProgress,
 ) -> Result<OnDevice, LoadError> {
+    let load = Load { files, options, device, progress };
     match device.choice {
-        DeviceChoice::Cpu => on_cpu(files, options, progress),
-        DeviceChoice::Metal => Err(wrong_device("metal", "this build has no Metal: use `auto` or `cpu`")),
-        DeviceChoice::Cuda(ordinal) => {
-            let device_name = format!("cuda:{ordinal}");
-            let fit = fitting(files, options)?;
-            let opened = CudaDevice::open(ordinal).map_err(|error| wrong_device(&device_name, &error.to_string()))?;
-            on_gpu(opened, files, (options, fit), device, progress)
+        DeviceChoice::Cpu => load.on_cpu(),
+        DeviceChoice::Cuda(ordinal) => load.on_named(&format!("cuda:{ordinal}"), || CudaDevice::open(ordinal)),
+        DeviceChoice::Metal => load.on_named("metal", MetalDevice::open),
+        DeviceChoice::Auto => {
+            let cuda = || load.on_found(|| CudaDevice::open(0));
+            let metal = || load.on_found(MetalDevice::open);
+            let gpus: [(bool, &dyn Fn() -> Attempt); 2] = [(cfg!(feature = "cuda"), &cuda), (cfg!(feature = "metal"), &metal)];
+            load.on_first(gpus.into_iter().filter(|(is_built, _)| *is_built).map(|(_, gpu)| gpu()))
         }
-        DeviceChoice::Auto => match on_any_gpu(files, options, device, progress) {
-            Ok(loaded) => Ok(loaded),
-            Err(reason) => {
-                reason.tell();
-                on_cpu(files, options, progress)
-            }
-        },
     }
 }
 
-/// Why `auto` takes the CPU.
+/// What came of a GPU that `auto` tried.
+type Attempt = Result<OnDevice, NoGpu>;
+
+/// Why `auto` does not take a GPU.
 enum NoGpu {
     /// There is none to speak of.
     Absent(DeviceError),
@@ -73,54 +73,81 @@ enum NoGpu {
 impl NoGpu {
     fn tell(&self) {
         match self {
-            Self::Absent(reason) if cfg!(feature = "cuda") => tracing::info!(%reason, "no GPU: the model is computed on the CPU"),
-            Self::Absent(reason) => tracing::debug!(%reason, "no GPU: the model is computed on the CPU"),
-            Self::Unfit(reason) => tracing::warn!(reason, "the GPU cannot be used: the model is computed on the CPU"),
+            Self::Absent(reason) => tracing::info!(%reason, "no GPU"),
+            Self::Unfit(reason) => tracing::warn!(reason, "the GPU cannot be used"),
         }
     }
 }
 
-/// Loads onto the first CUDA device.
-fn on_any_gpu(files: &ModelFiles, options: &RunnerOptions, device: DeviceOptions, progress: &LoadProgress) -> Result<OnDevice, NoGpu> {
-    let opened = CudaDevice::open(0).map_err(|error| match error {
-        DeviceError::Absent(_) => NoGpu::Absent(error),
-        other => NoGpu::Unfit(other.to_string()),
-    })?;
-    let loaded = fitting(files, options).and_then(|fit| on_gpu(opened, files, (options, fit), device, progress));
-    loaded.map_err(|error| NoGpu::Unfit(error.to_string()))
-}
-
-fn on_cpu(files: &ModelFiles, options: &RunnerOptions, progress: &LoadProgress) -> Result<OnDevice, LoadError> {
-    let Loaded { runner, info, writer } = load_with_progress(files, options, progress)?;
-    Ok(Loaded { runner: Box::new(runner), info, writer })
-}
-
-fn on_gpu<D: Device>(
-    opened: D,
-    files: &ModelFiles,
-    (options, half): (&RunnerOptions, Half),
+/// What is loaded, and how.
+#[derive(Clone, Copy)]
+struct Load<'a> {
+    files: &'a ModelFiles,
+    options: &'a RunnerOptions,
     device: DeviceOptions,
-    progress: &LoadProgress,
-) -> Result<OnDevice, LoadError> {
-    let setup = |error: DeviceError| LoadError::Setup(error.to_string());
-    let free = opened.free_bytes().map_err(setup)?;
-    if options.weights.quantization.is_some() {
-        tracing::warn!(dtype = %half.dtype(), "--quantization: a GPU computes with weights of 16 bits, nothing is quantised");
+    progress: &'a LoadProgress,
+}
+
+impl Load<'_> {
+    /// Onto the GPU that the operator named.
+    fn on_named<D: Device>(&self, name: &str, open: impl FnOnce() -> Result<D, DeviceError>) -> Result<OnDevice, LoadError> {
+        let fit = fitting(self.files, self.options)?;
+        let opened = open().map_err(|error| wrong_device(name, &error.to_string()))?;
+        self.on_gpu(opened, fit)
     }
-    let mut options = options.clone();
-    options.weights.dtype = Some(half.dtype());
-    options.weights.quantization = None;
-    options.weights.widens_blocks = true;
-    options.kv_cache_dtype = Some(half.dtype().into());
-    options.memory_bytes = (free as f64 * device.memory_utilization) as u64;
-    options.kv_cache_share = 1.0;
-    options.weight_cache = None;
-    let positions = options.max_model_len.unwrap_or(files.config()?.max_context_length);
-    let gpu = GpuOptions { half, is_batch_invariant: device.is_batch_invariant, threads: options.threads, positions };
-    let backend = GpuBackend::new(opened, gpu).map_err(|error| LoadError::Setup(error.to_string()))?;
-    let kernels = backend.kernels();
-    let Loaded { runner, info, writer } = load_on(backend, kernels, files, &options, progress).map_err(with_gpus_advice)?;
-    Ok(Loaded { runner: Box::new(runner), info, writer })
+
+    /// Onto a GPU, if it is there and can compute the model.
+    fn on_found<D: Device>(&self, open: impl FnOnce() -> Result<D, DeviceError>) -> Attempt {
+        let opened = open().map_err(|error| match error {
+            DeviceError::Absent(_) => NoGpu::Absent(error),
+            other => NoGpu::Unfit(other.to_string()),
+        })?;
+        let loaded = fitting(self.files, self.options).and_then(|fit| self.on_gpu(opened, fit));
+        loaded.map_err(|error| NoGpu::Unfit(error.to_string()))
+    }
+
+    /// Onto the first GPU that takes it, else the CPU; those after the first are not tried.
+    fn on_first(&self, gpus: impl Iterator<Item = Attempt>) -> Result<OnDevice, LoadError> {
+        let mut reasons = Vec::new();
+        for gpu in gpus {
+            match gpu {
+                Ok(loaded) => return Ok(loaded),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        reasons.iter().for_each(NoGpu::tell);
+        if !reasons.is_empty() {
+            tracing::info!("the model is computed on the CPU");
+        }
+        self.on_cpu()
+    }
+
+    fn on_cpu(&self) -> Result<OnDevice, LoadError> {
+        let Loaded { runner, info, writer } = load_with_progress(self.files, self.options, self.progress)?;
+        Ok(Loaded { runner: Box::new(runner), info, writer })
+    }
+
+    fn on_gpu<D: Device>(&self, opened: D, half: Half) -> Result<OnDevice, LoadError> {
+        let setup = |error: DeviceError| LoadError::Setup(error.to_string());
+        let free = opened.free_bytes().map_err(setup)?;
+        if self.options.weights.quantization.is_some() {
+            tracing::warn!(dtype = %half.dtype(), "--quantization: a GPU computes with weights of 16 bits, nothing is quantised");
+        }
+        let mut options = self.options.clone();
+        options.weights.dtype = Some(half.dtype());
+        options.weights.quantization = None;
+        options.weights.widens_blocks = true;
+        options.kv_cache_dtype = Some(half.dtype().into());
+        options.memory_bytes = (free as f64 * self.device.memory_utilization) as u64;
+        options.kv_cache_share = 1.0;
+        options.weight_cache = None;
+        let positions = options.max_model_len.unwrap_or(self.files.config()?.max_context_length);
+        let gpu = GpuOptions { half, is_batch_invariant: self.device.is_batch_invariant, threads: options.threads, positions };
+        let backend = GpuBackend::new(opened, gpu).map_err(|error| LoadError::Setup(error.to_string()))?;
+        let kernels = backend.kernels();
+        let loaded = load_on(backend, kernels, self.files, &options, self.progress).map_err(with_gpus_advice)?;
+        Ok(Loaded { runner: Box::new(loaded.runner), info: loaded.info, writer: loaded.writer })
+    }
 }
 
 /// What a flag can do about a lack of memory on a GPU.
@@ -149,6 +176,10 @@ fn fitting(files: &ModelFiles, options: &RunnerOptions) -> Result<Half, LoadErro
         let found = format!("a GPU, and {} query heads share a kv head", shape.group());
         return Err(flag("device", found, "kernels take 32 at most: use `cpu`"));
     }
+    if config.vocab_size > MOST_TOKENS {
+        let found = format!("a GPU, and the model's vocab_size is {}", config.vocab_size);
+        return Err(flag("device", found, "kernels take up to 16,777,216 tokens: use `cpu`"));
+    }
     if options.max_num_batched_tokens > MOST_ROWS {
         return Err(flag("max-num-batched-tokens", options.max_num_batched_tokens.to_string(), "a GPU takes up to 65,535"));
     }
@@ -171,4 +202,60 @@ fn fitting(files: &ModelFiles, options: &RunnerOptions) -> Result<Half, LoadErro
 
 fn wrong_device(found: &str, wanted: &str) -> LoadError {
     LoadError::Option { flag: "device", found: found.to_owned(), wanted: wanted.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ModelSource, TokenizerSource};
+    use crate::ops::gpu::emulated::{Checks, EmulatedDevice, Language};
+    use crate::runner::paged::WeightOptions;
+    use std::path::Path;
+
+    /// What computes the model, and how many GPUs were tried, where `auto` finds these.
+    fn chosen(options: &RunnerOptions, gpus: &[fn() -> Result<EmulatedDevice, DeviceError>]) -> (String, usize) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-hd64-gqa4");
+        let files = ModelFiles::open(&ModelSource::Directory(path), TokenizerSource::Model).unwrap();
+        let device = DeviceOptions { choice: DeviceChoice::Auto, memory_utilization: 0.9, is_batch_invariant: false };
+        let load = Load { files: &files, options, device, progress: &LoadProgress::default() };
+        let mut tried = 0;
+        let attempts = gpus.iter().inspect(|_| tried += 1).map(|open| load.on_found(open));
+        let kernels = load.on_first(attempts).unwrap().info.kernels;
+        (kernels, tried)
+    }
+
+    fn absent() -> Result<EmulatedDevice, DeviceError> {
+        Err(DeviceError::Absent("none".to_owned()))
+    }
+
+    fn unfit() -> Result<EmulatedDevice, DeviceError> {
+        Err(DeviceError::Missing("too old".to_owned()))
+    }
+
+    fn emulated() -> Result<EmulatedDevice, DeviceError> {
+        Ok(EmulatedDevice::new(Language::Metal, Checks::Off))
+    }
+
+    fn options() -> RunnerOptions {
+        RunnerOptions { kv_cache_memory_bytes: Some(4 << 20), max_num_batched_tokens: 128, threads: 1, ..RunnerOptions::default() }
+    }
+
+    #[test]
+    fn auto_takes_the_first_gpu_that_can_be_used() {
+        for (gpus, tries) in [(&[emulated as fn() -> _, emulated][..], 1), (&[absent, emulated, emulated], 2), (&[unfit, emulated], 2)] {
+            let (kernels, tried) = chosen(&options(), gpus);
+            assert!(kernels.contains("emulated") && tried == tries, "{kernels}, {tried}");
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_cpu_where_no_gpu_computes_the_model() {
+        let of_f32 = RunnerOptions { weights: WeightOptions { dtype: Some(DType::F32), ..WeightOptions::default() }, ..options() };
+        for (options, gpus, tries) in
+            [(&options(), &[][..], 0), (&options(), &[absent as fn() -> _, unfit], 2), (&of_f32, &[emulated as fn() -> _], 1)]
+        {
+            let (kernels, tried) = chosen(options, gpus);
+            assert!(!kernels.contains("emulated") && tried == tries, "{kernels}, {tried}");
+        }
+    }
 }

@@ -4,14 +4,16 @@ use super::budget::{DEFAULT_SHARE, Needs, num_blocks};
 use super::fingerprint::{fingerprint, text_hash};
 use super::plan::{Plan, WeightOptions};
 use super::step::PagedRunner;
+use super::warm_up::{blocks_of_first_steps, warm_up};
 use super::weights::{Place, Weights};
 use crate::model::openelm::{Decoder, OpenElmConfig, step_needs, workspace_values_per_row};
 use crate::model::weight_cache::BackgroundWriter;
 use crate::model::{LoadError, LoadProgress, ModelFiles};
 use crate::ops::cpu::{CpuBackend, CpuKernels, KernelsError};
-use crate::ops::{ATTENTION_TILE, Backend, DType, KvType, WeightType};
-use crate::runner::RunnerLimits;
+use crate::ops::{ATTENTION_TILE, Backend, DType, KvType, OpError, WeightType};
+use crate::runner::{ModelRunner, RunnerLimits};
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// Longest context that tables are made for.
 const MAX_POSITIONS: usize = 1 << 20;
@@ -177,6 +179,9 @@ pub(super) fn load_on<B: Backend>(
     if let (Some(asked), None) = (options.weights.quantization, plan.storage.quantization) {
         tracing::warn!(%asked, "--quantization changes nothing: the matrices are in blocks already, or blocks of 32 do not divide their rows");
     }
+    if let (true, WeightType::Blocks(format)) = (options.weights.widens_blocks, plan.checkpoint_type) {
+        tracing::info!(checkpoint = %format, dtype = %plan.storage.dtype, "the checkpoint's blocks become numbers: a GPU computes with those alone");
+    }
     let (storage, kv_dtype) = (plan.storage, options.kv_cache_dtype.unwrap_or(plan.storage.dtype.into()));
     let max_model_len = options.max_model_len.unwrap_or(config.max_context_length);
     if max_model_len == 0 || max_model_len > MAX_POSITIONS {
@@ -225,8 +230,47 @@ pub(super) fn load_on<B: Backend>(
     let source = weights.source()?;
     let decoder = Decoder::load(backend, config, &source, max_model_len)?;
     let taken = source.taken;
-    let runner = PagedRunner::new(decoder, limits, kv_dtype).map_err(|e| LoadError::Setup(e.to_string()))?;
+    let runner = start(decoder, limits, (kv_dtype, needs), options)?;
+    let info = ModelInfo { num_blocks: runner.limits().num_blocks, ..info };
     Ok(Loaded { runner, info, writer: weights.keep(taken) })
+}
+
+/// A runner with as many blocks as there is memory for, of which a device with its own is asked after steps of every size.
+fn start<B: Backend>(
+    decoder: Decoder<B>,
+    limits: RunnerLimits,
+    (kv_dtype, needs): (KvType, Needs),
+    options: &RunnerOptions,
+) -> Result<PagedRunner<B>, LoadError> {
+    fn setup(error: impl std::fmt::Display) -> LoadError {
+        LoadError::Setup(error.to_string())
+    }
+    // What was counted is not there: others take memory of the device meanwhile.
+    let refused = |error: OpError| LoadError::Setup(format!("{error}: lower --gpu-memory-utilization"));
+    let mut runner = match decoder.backend().taken_bytes().map_err(setup)? {
+        None => PagedRunner::new(decoder, limits, kv_dtype).map_err(setup)?,
+        Some(_) => {
+            let started = Instant::now();
+            let few = limits.num_blocks.min(blocks_of_first_steps(limits, needs.max_model_len, options.max_num_seqs));
+            let mut runner = PagedRunner::new(decoder, RunnerLimits { num_blocks: few, ..limits }, kv_dtype).map_err(refused)?;
+            warm_up(&mut runner, needs.max_model_len, options.max_num_seqs).map_err(setup)?;
+            let pages = few as u64 * needs.block_bytes;
+            let taken = runner.decoder().backend().taken_bytes().map_err(setup)?.unwrap_or(0).saturating_sub(pages);
+            let expected = needs.weight_bytes + needs.workspace_bytes;
+            tracing::info!(
+                seconds = started.elapsed().as_secs_f32(),
+                taken,
+                expected,
+                "first steps computed, memory of the device measured"
+            );
+            // Less than expected is what another program gave back meanwhile.
+            let measured = Needs { weight_bytes: taken.max(expected), workspace_bytes: 0, ..needs };
+            runner.replace_pages(num_blocks(measured, options)?, kv_dtype).map_err(refused)?;
+            runner
+        }
+    };
+    runner.keep_memory();
+    Ok(runner)
 }
 
 fn check_options(options: &RunnerOptions) -> Result<(), LoadError> {

@@ -4,11 +4,13 @@
 //! `cli` chooses the backend by calling [`load()`], which knows the CPU; other backends come in here.
 
 mod budget;
+mod choose;
 mod device;
 mod fingerprint;
 mod load;
 mod plan;
 mod step;
+mod warm_up;
 mod weights;
 
 pub use device::{DeviceChoice, DeviceOptions, load_on_device};

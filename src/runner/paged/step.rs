@@ -1,14 +1,10 @@
-//! One step: rows packed, the decoder run, the logits of the rows that need them taken in slices and turned into tokens.
+//! One step: rows packed, the decoder run, the logits of the rows that need them turned into tokens.
 
-use crate::generation::TokenLogprobs;
-use crate::model::openelm::{Decoder, StepOp, StepProfile, Workspace};
-use crate::ops::{Backend, HostValues, KvType, OpError, PackedBatch};
+use super::choose::{Chooser, Pass, Results, Use, Wanted};
+use crate::model::openelm::{Decoder, StepProfile, Workspace};
+use crate::ops::{Backend, KvType, OpError, PackedBatch};
 use crate::runner::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlice, StepBatch};
-use crate::sampling::{SampledToken, Sampler, SamplingError, score};
 use std::sync::{Mutex, PoisonError};
-
-/// Rows of logits held at once: 32 × 32,000 f32 are 4 MB, where a prompt of 2,048 tokens would take 262 MB.
-const LOGIT_ROWS: usize = 32;
 
 /// Runs steps of a decoder on backend `B`.
 pub struct PagedRunner<B: Backend> {
@@ -17,34 +13,9 @@ pub struct PagedRunner<B: Backend> {
     pages: Vec<B::Pages>,
     limits: RunnerLimits,
     batch: PackedBatch,
-    logits: HostValues,
-    /// One per row of a slice, so that rows are sampled in parallel.
-    samplers: Vec<Mutex<Sampler>>,
+    chooser: Chooser,
     /// Fill new blocks with NaN before they are used (tests).
     poison: bool,
-}
-
-/// A sequence's output in the making; its rows come in any order.
-struct Outcome {
-    sampled: Option<Result<SampledToken, SamplingError>>,
-    scores: Vec<Option<TokenLogprobs>>,
-}
-
-/// What a row's logits are for.
-#[derive(Clone, Copy)]
-enum Use {
-    /// Choose the next token of the sequence.
-    Sample,
-    /// Score target `0` of the sequence.
-    Score(usize),
-}
-
-/// A row whose logits are needed.
-#[derive(Clone, Copy)]
-struct Wanted {
-    row: u32,
-    sequence: usize,
-    what: Use,
 }
 
 impl<B: Backend> PagedRunner<B> {
@@ -53,22 +24,34 @@ impl<B: Backend> PagedRunner<B> {
     /// # Errors
     /// [`OpError::Allocation`].
     pub fn new(decoder: Decoder<B>, limits: RunnerLimits, kv_dtype: KvType) -> Result<Self, OpError> {
-        let rows = LOGIT_ROWS.min(limits.max_num_batched_tokens);
-        decoder.backend().keep_memory();
         Ok(Self {
             workspace: decoder.workspace(limits.max_num_batched_tokens)?,
             pages: decoder.pages(limits.num_blocks, limits.block_size, kv_dtype)?,
             batch: PackedBatch::new(limits.block_size),
-            logits: decoder.backend().host_values(rows * limits.vocab_size)?,
-            samplers: (0..rows).map(|_| Mutex::new(Sampler::new(limits.vocab_size))).collect(),
+            chooser: Chooser::new(decoder.backend(), limits)?,
             poison: false,
             decoder,
             limits,
         })
     }
 
+    /// Lets the backend rely on workspace and pages: they stay what they are.
+    pub(super) fn keep_memory(&mut self) {
+        self.decoder.backend().keep_memory();
+    }
+
+    /// Takes pages for so many blocks in the place of those that are there.
+    ///
+    /// # Errors
+    /// [`OpError::Allocation`].
+    pub(super) fn replace_pages(&mut self, num_blocks: usize, kv_dtype: KvType) -> Result<(), OpError> {
+        self.pages.clear();
+        self.pages = self.decoder.pages(num_blocks, self.limits.block_size, kv_dtype)?;
+        self.limits.num_blocks = num_blocks;
+        Ok(())
+    }
+
     /// The model.
-    #[cfg(test)]
     pub(super) fn decoder(&self) -> &Decoder<B> {
         &self.decoder
     }
@@ -110,33 +93,6 @@ impl<B: Backend> PagedRunner<B> {
         }
         wanted
     }
-
-    /// Computes the logits of up to `LOGIT_ROWS` rows and what they are for.
-    fn slice_of_logits(&mut self, batch: &StepBatch<'_>, wanted: &[Wanted], outputs: &[Mutex<Outcome>]) {
-        let vocab = self.limits.vocab_size;
-        let rows: Vec<u32> = wanted.iter().map(|w| w.row).collect();
-        let logits = &mut self.logits[..rows.len() * vocab];
-        self.decoder.logits(&mut self.workspace, &rows, logits);
-        let lines: Vec<Mutex<&mut [f32]>> = logits.chunks_exact_mut(vocab).map(Mutex::new).collect();
-        let samplers = &self.samplers;
-        self.decoder.backend().for_each(wanted.len(), &|i| {
-            let Wanted { sequence, what, .. } = wanted[i];
-            let (slice, mut line) = (&batch.sequences[sequence], lines[i].lock().unwrap_or_else(PoisonError::into_inner));
-            match (what, slice.sample, slice.score) {
-                (Use::Sample, Some(spec), _) => {
-                    let sampled = samplers[i].lock().unwrap_or_else(PoisonError::into_inner).sample(&mut line, &spec);
-                    outputs[sequence].lock().unwrap_or_else(PoisonError::into_inner).sampled = Some(sampled);
-                }
-                (Use::Score(target), _, Some(spec)) => {
-                    let scored = score(&line, spec.targets[target], spec.top_n);
-                    let mut output = outputs[sequence].lock().unwrap_or_else(PoisonError::into_inner);
-                    output.scores[target] = scored;
-                }
-                _ => {}
-            }
-        });
-        self.workspace.profile().lap(StepOp::Sampling);
-    }
 }
 
 fn check_slice(slice: &SequenceSlice<'_>, limits: &RunnerLimits) -> Result<(), String> {
@@ -155,6 +111,7 @@ fn check_slice(slice: &SequenceSlice<'_>, limits: &RunnerLimits) -> Result<(), S
     }
     match slice.score {
         Some(score) if score.targets.len() > slice.tokens.len() => Err(format!("{} targets to score", score.targets.len())),
+        Some(score) if score.targets.iter().any(|&t| t as usize >= limits.vocab_size) => Err("a target outside the vocabulary".to_string()),
         _ => Ok(()),
     }
 }
@@ -165,7 +122,7 @@ impl<B: Backend> ModelRunner for PagedRunner<B> {
     }
 
     fn step_profile(&mut self) -> Option<&mut StepProfile> {
-        Some(self.workspace.profile())
+        self.decoder.backend().is_done_at_once().then(|| self.workspace.profile())
     }
 
     fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError> {
@@ -178,23 +135,12 @@ impl<B: Backend> ModelRunner for PagedRunner<B> {
             return Ok(Vec::new());
         }
         self.decoder.forward(&self.batch, &mut self.pages, &mut self.workspace);
-        let outputs: Vec<Mutex<Outcome>> = batch.sequences.iter().map(Outcome::empty).collect();
-        for wanted in self.wanted(batch).chunks(LOGIT_ROWS.min(self.samplers.len())) {
-            self.slice_of_logits(batch, wanted, &outputs);
-        }
+        let results: Vec<Mutex<Results>> = batch.sequences.iter().map(Results::empty).collect();
+        let wanted = self.wanted(batch);
+        let mut pass = Pass { decoder: &self.decoder, workspace: &mut self.workspace, batch };
+        self.chooser.choose(&mut pass, &wanted, &results);
         // A device that failed does not come back.
         self.decoder.backend().end_step().map_err(|error| RunnerError::Fatal(error.to_string()))?;
-        Ok(outputs.into_iter().map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner).finish()).collect())
-    }
-}
-
-impl Outcome {
-    fn empty(slice: &SequenceSlice<'_>) -> Mutex<Self> {
-        Mutex::new(Self { sampled: None, scores: vec![None; slice.score.map_or(0, |s| s.targets.len())] })
-    }
-
-    /// Scores up to the first row that is not finite.
-    fn finish(self) -> SequenceOutput {
-        SequenceOutput { sampled: self.sampled, scores: self.scores.into_iter().map_while(|score| score).collect() }
+        Ok(results.into_iter().map(|results| results.into_inner().unwrap_or_else(PoisonError::into_inner).finish()).collect())
     }
 }

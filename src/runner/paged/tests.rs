@@ -1,6 +1,7 @@
 //! The runner on a golden checkpoint: what it refuses, what it scores, and that one sequence's damage stays its own.
 
 mod gpu;
+mod gpu_choose;
 
 use super::load::load_on;
 use super::{ModelInfo, PagedRunner, RunnerOptions, WeightOptions, load};

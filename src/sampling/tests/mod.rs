@@ -3,7 +3,7 @@
 mod distribution;
 mod properties;
 
-use super::philox::{RandomKey, philox4x32, uniform};
+use super::philox::{RandomKey, philox4x32, random};
 use super::*;
 use crate::generation::TokenMask;
 use std::collections::BTreeMap;
@@ -30,6 +30,11 @@ fn sampled_at(temperature: f32) -> SamplingParams {
 
 fn token(logits: &[f32], spec: &SampleSpec<'_>) -> Result<TokenId, SamplingError> {
     Sampler::new(logits.len()).sample(&mut logits.to_vec(), spec).map(|sampled| sampled.token)
+}
+
+/// A number of `[0, 1)`.
+fn uniform(key: RandomKey) -> f64 {
+    (random(key) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Pseudo-random logits of `-scale..scale`.

@@ -1,9 +1,9 @@
 //! Any row and any parameters against naive definitions by full sorts.
 
 use super::*;
+use crate::sampling::edits::Edits;
 use crate::sampling::filters::Weights;
 use crate::sampling::order::{Candidate, by_likelihood, top_n};
-use crate::sampling::penalties::Penalties;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -104,7 +104,7 @@ proptest! {
     fn filters_keep_what_a_full_sort_keeps(row in any_row(), params in any_params()) {
         let Some(kept) = naive_kept(&row, &params) else { return Ok(()) };
         let mut weights = Weights::new(row.len());
-        weights.fill(&row, crate::sampling::row::max(&row), &params);
+        weights.fill(&row, crate::sampling::row::max(&row), &Plan::new(&spec(&params)));
         let kept_by_us = weights.as_slice().iter().enumerate().filter(|(_, weight)| f64::from(**weight) > NEGLIGIBLE);
         let ours: BTreeSet<TokenId> = kept_by_us.map(|(token, _)| token as TokenId).collect();
         prop_assert_eq!(ours, kept);
@@ -121,15 +121,15 @@ proptest! {
         let bad_words = bad_words.into_iter().chain([likely]).map(Vec::into_boxed_slice).collect();
         let params = SamplingParams { bad_words, ..params };
         let at = SampleSpec { prompt: &ids[..split], output: &ids[split..], forbidden: &ids[..split.min(2)], ..spec(&params) };
-        let mut penalties = Penalties::new(row.len());
+        let mut edits = Edits::new(row.len());
         for _ in 0..2 {
             // Twice: scratch left over from one row must not show in the next.
             let mut ours = row.clone();
-            penalties.apply(&mut ours, &at);
+            edits.apply(&mut ours, &at);
             for (index, (ours, naive)) in ours.iter().zip(naive_row(&row, &at)).enumerate() {
                 prop_assert!(*ours == naive || (ours - naive).abs() <= 1e-5 * naive.abs().max(1.0), "token {}: {} for {}", index, ours, naive);
             }
-            penalties.undo(&mut ours);
+            edits.undo(&mut ours);
             prop_assert_eq!(&ours, &row);
         }
     }

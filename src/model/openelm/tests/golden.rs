@@ -243,6 +243,24 @@ fn greedy_sequences_equal_the_golden_ones() {
     }
 }
 
+/// How many of the golden continuations' tokens a backend finds, each after the golden ones before it, and how many there are.
+pub(super) fn greedy_agreement<B: Backend>(backend: impl Fn() -> B, name: &str, dtype: DType) -> (usize, usize) {
+    let files = open(name);
+    let (mut agreeing, mut all) = (0, 0);
+    for case in cases(name) {
+        let mut bench = Bench::new(backend(), &files, (dtype, dtype), 1);
+        let (vocab, mut length) = (bench.vocab, case.ids.len());
+        let mut logits = bench.step(&[(0, &case.ids, 0)]).remove(0);
+        for &wanted in &case.greedy {
+            agreeing += usize::from(argmax(&logits[logits.len() - vocab..]) as u32 == wanted);
+            all += 1;
+            logits = bench.step(&[(0, &[wanted], length)]).remove(0);
+            length += 1;
+        }
+    }
+    (agreeing, all)
+}
+
 /// Bit equality, which `==` on f32 is not (0 and -0, NaN).
 pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()

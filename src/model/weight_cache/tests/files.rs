@@ -99,8 +99,12 @@ fn a_writer_that_is_dropped_leaves_nothing_and_one_that_is_awaited_a_whole_file(
     };
     settle();
     assert!(names(&cache).iter().all(|name| *name == key.file_name()), "{:?}", names(&cache));
-    cache.clone().write_in_background(key.clone(), tensors).unwrap().wait();
-    settle();
+    // The first thread may yet begin: while it writes, nobody else does.
+    let since = Instant::now();
+    while names(&cache) != [key.file_name()] && since.elapsed() < Duration::from_secs(30) {
+        cache.clone().write_in_background(key.clone(), tensors.clone()).unwrap().wait();
+        settle();
+    }
     assert_eq!(names(&cache), [key.file_name()]);
     assert!(open(&cache, &key).unwrap().is_some());
 }

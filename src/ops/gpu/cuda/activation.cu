@@ -1,11 +1,9 @@
 // SiLU, with and without a gate. Grid (ceil(width / block), rows), any block.
 #include "common.cuh"
 
-// For x far below zero the exponential is infinite and the quotient -0; no value of x up to 1e30 gives NaN.
-__device__ inline float silu_of(float x) { return x / (1.0f + expf(-x)); }
-
 // Rows of x are `[gate | up]`, each `width` wide.
 template <class T> __device__ void swiglu(const float* gate_up, T* out, int width) {
+    after_kernels_before();
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const size_t row = blockIdx.y;
     if (i < width) {
@@ -15,6 +13,7 @@ template <class T> __device__ void swiglu(const float* gate_up, T* out, int widt
 }
 
 template <class T> __device__ void silu(const float* x, T* out, int width) {
+    after_kernels_before();
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const size_t row = blockIdx.y;
     if (i < width) {

@@ -6,6 +6,7 @@ constexpr int MERGE_WARPS = 4;
 
 template <class T, int D>
 __device__ void attention_merge(const float* partial, const unsigned* positions, T* out, int q_heads, int split, int max_splits) {
+    after_kernels_before();
     constexpr int E = D / WARP;
     constexpr int STRIDE = D + 2;  // peak, sum, numerators
     const size_t row = blockIdx.x;

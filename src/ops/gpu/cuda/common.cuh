@@ -15,6 +15,15 @@
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
+// What every thread does before it reads what other kernels write, or writes anything: it waits for the kernels sent before. On devices
+// that can (9.0 and later) the next kernel is started meanwhile, up to this place.
+__device__ inline void after_kernels_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 __device__ inline float to_float(__half value) { return __half2float(value); }
 __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
@@ -57,6 +66,9 @@ __device__ inline float warp_max(float value) {
     }
     return value;
 }
+
+// For x far below zero the exponential is infinite and the quotient -0; no value of x up to 1e30 gives NaN.
+__device__ inline float silu_of(float x) { return x / (1.0f + expf(-x)); }
 
 // Correctly rounded square root and quotient, where rsqrtf would differ between devices.
 __device__ inline float inverse_root_mean(float sum_of_squares, int count, float eps) {

@@ -2,6 +2,7 @@
 #include "common.cuh"
 
 template <class T> __device__ void embed(const T* table, const unsigned* tokens, float* out, int width) {
+    after_kernels_before();
     const size_t row = blockIdx.x;
     const T* from = table + static_cast<size_t>(tokens[row]) * width;
     float* to = out + row * width;

@@ -3,6 +3,7 @@
 
 // out[i] = x[rows[i]]. Grid (count), any block.
 template <class T> __device__ void gather(const T* x, const unsigned* rows, T* out, int width) {
+    after_kernels_before();
     const T* from = x + static_cast<size_t>(rows[blockIdx.x]) * width;
     T* to = out + static_cast<size_t>(blockIdx.x) * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {

@@ -2,7 +2,8 @@
 //
 // An item is a few consecutive rows of one sequence; their query heads of one kv head are the queries of a block, up to Q for each warp.
 // The block brings a tile of 32 keys and values to shared memory once for all of them. Tiles start at absolute position 0 and splits are
-// whole tiles, so that a query's sums run in one order whatever shares its block, its launch or its item.
+// whole tiles, so that a query's sums run in one order whatever shares its block, its launch or its item. With `is_partial` a split's sums
+// go to `partial`, for attention_merge; without it there is one split, and `partial` may be anything.
 #include "common.cuh"
 
 constexpr int ATTENTION_WARPS = 4;
@@ -71,7 +72,7 @@ template <int Q, int E> struct Softmax {
 // Scores of all queries of the warp with the key of this lane. Two chains a query hide the latency of the other.
 template <class T, int D, int Q> __device__ inline void score_tile(const uint4* key, const float4* queries, float (&scores)[Q]) {
     float chains[Q][2] = {};
-#pragma unroll(Q == 1 ? 4 : 1)
+#pragma unroll(Q == 1 ? 8 : 1)
     for (int chunk = 0; chunk < TileShape<D>::CHUNKS; ++chunk) {
         float k[8];
         unpack<T>(key[chunk], k);
@@ -92,6 +93,25 @@ template <class T, int D, int Q> __device__ inline void score_tile(const uint4* 
 #pragma unroll
     for (int i = 0; i < Q; ++i) {
         scores[i] = chains[i][0] + chains[i][1];
+    }
+}
+
+// Adds all values of a tile for one query, without a branch: a query alone has nothing else to wait with.
+template <class T, int D> __device__ inline void add_whole_tile(float (&mix)[D / WARP], const uint4* values, const float* weights) {
+    constexpr int E = D / WARP;
+#pragma unroll
+    for (int position = 0; position < TILE; position += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(weights + position);
+        const float weight[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            float v[E];
+            own_values<T, E>(values + (position + k) * TileShape<D>::CHUNKS, static_cast<int>(threadIdx.x % WARP), v);
+#pragma unroll
+            for (int e = 0; e < E; ++e) {
+                mix[e] = fmaf(weight[k], v[e], mix[e]);
+            }
+        }
     }
 }
 
@@ -125,6 +145,10 @@ __device__ inline void attend_tile(Softmax<Q, D / WARP>& state, int tile, const 
         }
     }
     __syncwarp();
+    if (Q == 1 && most >= TILE) {
+        add_whole_tile<T, D>(state.mix[0], values, weights);
+        return;
+    }
     most = most < TILE ? most : TILE;
     for (int position = 0; position < most; position += 4) {
         float v[4][E];
@@ -162,8 +186,9 @@ __device__ inline void attend_tile(Softmax<Q, D / WARP>& state, int tile, const 
 
 template <class T, int D, int Q>
 __device__ void paged_attention(const float* qkv, const T* keys, const T* values, const unsigned* work, const unsigned* tables,
-                                float* partial, T* out, int q_heads, int kv_heads, int block_size, int split, int max_splits,
-                                float scale) {
+                                float* partial, T* out, int is_partial, int q_heads, int kv_heads, int block_size, int split,
+                                int max_splits, float scale) {
+    after_kernels_before();
     constexpr int E = D / WARP;
     using Shape = TileShape<D>;
     SHARED(uint4, key_tile, TILE * Shape::KEY_STRIDE);
@@ -233,7 +258,7 @@ __device__ void paged_attention(const float* qkv, const T* keys, const T* values
         const int query = i * ATTENTION_WARPS + warp, head = kv_head * group + query % group;
         const size_t result = (static_cast<size_t>(first_row) + query / group) * q_heads + head;
         const float sum = warp_sum(state.sum[i]);
-        if (partial == nullptr) {
+        if (!is_partial) {
 #pragma unroll
             for (int e = 0; e < E; ++e) {
                 out[result * D + lane * E + e] = from_float<T>(state.mix[i][e] / sum);
@@ -256,10 +281,10 @@ __device__ void paged_attention(const float* qkv, const T* keys, const T* values
 #define PAGED_ATTENTION(NAME, T, D, Q)                                                                                               \
     extern "C" __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, 2)                                                          \
         paged_attention_##NAME##_##D##_##Q(const float* qkv, const T* keys, const T* values, const unsigned* work,                   \
-                                           const unsigned* tables, float* partial, T* out, int q_heads, int kv_heads,                \
-                                           int block_size, int split, int max_splits, float scale) {                                 \
-        paged_attention<T, D, Q>(qkv, keys, values, work, tables, partial, out, q_heads, kv_heads, block_size, split, max_splits,    \
-                                 scale);                                                                                             \
+                                           const unsigned* tables, float* partial, T* out, int is_partial, int q_heads,              \
+                                           int kv_heads, int block_size, int split, int max_splits, float scale) {                   \
+        paged_attention<T, D, Q>(qkv, keys, values, work, tables, partial, out, is_partial, q_heads, kv_heads, block_size, split,    \
+                                 max_splits, scale);                                                                                 \
     }
 
 PAGED_ATTENTION(bf16, __nv_bfloat16, 32, 1)

@@ -1,12 +1,13 @@
 // One pass over the fused projection: RMSNorm of every q and k head, rotation, q back in place, k and v to the pages.
-// A warp takes a head. Grid (rows, ceil((q_heads + 2 * kv_heads) / STORE_WARPS)), block STORE_WARPS * 32.
+// A warp takes a head. Without `is_normed` the gains may be anything. Grid (rows, ceil((q_heads + 2 * kv_heads) / STORE_WARPS)), block STORE_WARPS * 32.
 #include "common.cuh"
 
 constexpr int STORE_WARPS = 4;
 
 template <class T, int D>
-__device__ void qk_norm_rope_store(float* qkv, const float* q_gain, const float* k_gain, float eps, const float* rope,
+__device__ void qk_norm_rope_store(float* qkv, const float* q_gain, const float* k_gain, int is_normed, float eps, const float* rope,
                                    const unsigned* positions, const unsigned* slots, T* keys, T* values, int q_heads, int kv_heads) {
+    after_kernels_before();
     // A lane holds both ends of its pairs (j, j + D / 2), so that it rotates them alone. With D = 32 half of the lanes hold nothing.
     constexpr int HALF = D / 2;
     constexpr int PAIRS = (HALF + WARP - 1) / WARP;
@@ -27,7 +28,7 @@ __device__ void qk_norm_rope_store(float* qkv, const float* q_gain, const float*
 
     const bool is_value = head >= q_heads + kv_heads;
     const float* gain = head < q_heads ? q_gain : k_gain;
-    if (!is_value && gain != nullptr) {
+    if (!is_value && is_normed) {
         float sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < PAIRS; ++i) {
@@ -71,10 +72,10 @@ __device__ void qk_norm_rope_store(float* qkv, const float* q_gain, const float*
 
 #define QK_NORM_ROPE_STORE(NAME, T, D)                                                                                               \
     extern "C" __global__ void __launch_bounds__(STORE_WARPS * WARP)                                                                 \
-        qk_norm_rope_store_##NAME##_##D(float* qkv, const float* q_gain, const float* k_gain, float eps, const float* rope,          \
-                                        const unsigned* positions, const unsigned* slots, T* keys, T* values, int q_heads,           \
-                                        int kv_heads) {                                                                              \
-        qk_norm_rope_store<T, D>(qkv, q_gain, k_gain, eps, rope, positions, slots, keys, values, q_heads, kv_heads);                 \
+        qk_norm_rope_store_##NAME##_##D(float* qkv, const float* q_gain, const float* k_gain, int is_normed, float eps,              \
+                                        const float* rope, const unsigned* positions, const unsigned* slots, T* keys, T* values,     \
+                                        int q_heads, int kv_heads) {                                                                 \
+        qk_norm_rope_store<T, D>(qkv, q_gain, k_gain, is_normed, eps, rope, positions, slots, keys, values, q_heads, kv_heads);      \
     }
 
 QK_NORM_ROPE_STORE(bf16, __nv_bfloat16, 32)

@@ -5,6 +5,7 @@ constexpr int NORM_THREADS = 256;
 
 // The order of the sum depends on the width alone: each thread takes every 256th value, then the lanes of a warp, then the warps in order.
 template <class T> __device__ void rms_norm(const float* x, const float* gain, float eps, T* out, int width) {
+    after_kernels_before();
     SHARED(float, warp_sums, NORM_THREADS / WARP);
     const size_t first = static_cast<size_t>(blockIdx.x) * width;
     float sum = 0.0f;

@@ -1,10 +1,12 @@
-// A CUDA device on one CPU thread, for tests: blocks one after the other, a fiber for each thread of a block.
+// A GPU on one CPU thread, for tests of CUDA and of Metal kernels: blocks one after the other, a fiber for each thread of a block.
 //
 // A warp runs until all its threads wait for the block or have ended; threads of a warp that wait for each other go on when all have come.
 // Anything else can never go on and is reported. What is refused here, a real device would refuse, or worse, allow.
-#include "cuda_host.h"
+#include "emulator.h"
 
+#include <cmath>
 #include <cstdarg>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <mutex>
@@ -13,10 +15,15 @@
 #include "memory.h"
 #include "registry.h"
 
+const gpu_host::Kernel* gpu_host::kernels = nullptr;
+
 namespace {
+
+using gpu_host::Index;
 
 constexpr unsigned WARP_THREADS = 32;
 constexpr unsigned MAX_THREADS = 1024;
+// The most of any language.
 constexpr size_t MAX_SHARED = 48 * 1024;
 constexpr size_t MAX_ARRAYS = 16;
 // Between arrays lies some memory that is nobody's, so that an index too large shows.
@@ -24,6 +31,11 @@ constexpr size_t SHARED_GAP = 16;
 constexpr size_t SHARED_ROOM = MAX_SHARED + MAX_ARRAYS * 2 * SHARED_GAP;
 
 enum class State : unsigned char { RUNNING, AT_BLOCK_BARRIER, AT_WARP_BARRIER, AT_EXCHANGE, ENDED };
+
+// What a thread gives to its warp.
+struct Words {
+    unsigned words[4];
+};
 
 struct SharedArray {
     const void* key;
@@ -41,7 +53,7 @@ struct Device {
     bool launched = false;
     const gpu_host::Kernel* kernel = nullptr;
     void** args = nullptr;
-    uint3 grid{}, block{}, block_index{};
+    Index grid{}, block{}, block_index{};
     unsigned threads = 0;
 
     SharedArray arrays[MAX_ARRAYS];
@@ -53,7 +65,7 @@ struct Device {
     void* scheduler = nullptr;
     void* fibers[MAX_THREADS];
     State states[MAX_THREADS];
-    unsigned words[2][MAX_THREADS];           // what threads exchange; two, so that nobody has to wait before the next exchange
+    Words words[2][MAX_THREADS];  // what threads exchange; two, so that nobody has to wait before the next exchange
     uint32_t exchanges[MAX_THREADS / WARP_THREADS];
     uint32_t steps[MAX_THREADS / WARP_THREADS];  // barriers of the warp since the last of the block
 
@@ -84,16 +96,29 @@ __attribute__((format(printf, 1, 2))) void report(const char* format, ...) {
 template <class... A> [[noreturn]] void fail(const char* format, A... values) {
     char what[320];
     snprintf(what, sizeof(what), format, values...);
-    const uint3 b = device.block_index;
+    const Index b = device.block_index;
     report("%s, block (%u, %u, %u), thread %u: %s", device.kernel->name, b.x, b.y, b.z, device.current, what);
     for (;;) {
         gpu_host_switch(&device.fibers[device.current], device.scheduler);
     }
 }
 
+// Goes on with the next thread of the warp, the last one with the scheduler.
 void wait(State state) {
-    device.states[device.current] = state;
-    gpu_host_switch(&device.fibers[device.current], device.scheduler);
+    const unsigned thread = device.current, next = thread + 1;
+    device.states[thread] = state;
+    const bool is_last = next % WARP_THREADS == 0 || next == device.threads;
+    device.current = next;
+    gpu_host_switch(&device.fibers[thread], is_last ? device.scheduler : device.fibers[next]);
+}
+
+// Gives words to the warp; returns what its lanes gave.
+const Words* give(Words own) {
+    const unsigned first = device.current / WARP_THREADS * WARP_THREADS;
+    Words* const words = device.words[device.exchanges[first / WARP_THREADS] % 2];
+    words[device.current] = own;
+    wait(State::AT_EXCHANGE);
+    return words + first;
 }
 
 void run_thread() {
@@ -113,7 +138,7 @@ const char* name_of(State state) {
 }
 
 void report_divergence(unsigned one, unsigned other) {
-    const uint3 b = device.block_index;
+    const Index b = device.block_index;
     report("%s, block (%u, %u, %u): divergent barrier: thread %u %s but thread %u %s", device.kernel->name, b.x, b.y, b.z, one,
            name_of(device.states[one]), other, name_of(device.states[other]));
 }
@@ -122,12 +147,10 @@ void report_divergence(unsigned one, unsigned other) {
 void run_warp(unsigned first) {
     const unsigned end = first + WARP_THREADS < device.threads ? first + WARP_THREADS : device.threads;
     for (;;) {
-        for (unsigned thread = first; thread < end; ++thread) {
-            device.current = thread;
-            gpu_host_switch(&device.scheduler, device.fibers[thread]);
-            if (device.failed) {
-                return;
-            }
+        device.current = first;
+        gpu_host_switch(&device.scheduler, device.fibers[first]);
+        if (device.failed) {
+            return;
         }
         for (unsigned thread = first + 1; thread < end; ++thread) {
             if (device.states[thread] != device.states[first]) {
@@ -182,16 +205,14 @@ void run_grid() {
 }
 
 void launch(const char* name, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes) {
-    device.kernel = nullptr;
-    for (unsigned i = 0; i < gpu_host::KERNEL_COUNT; ++i) {
-        if (strcmp(gpu_host::KERNELS[i].name, name) == 0) {
-            device.kernel = &gpu_host::KERNELS[i];
-        }
+    device.kernel = gpu_host::kernels;
+    while (device.kernel != nullptr && strcmp(device.kernel->name, name) != 0) {
+        device.kernel = device.kernel->next;
     }
     if (device.kernel == nullptr) {
         return report("there is no kernel %s", name);
     }
-    const bool grid_fits = grid[0] <= 0x7fffffffu && grid[1] <= 65535u && grid[2] <= 65535u;
+    const bool grid_fits = grid[0] <= 0x7fffffffu && grid[1] <= gpu_host::LIMITS.depth && grid[2] <= gpu_host::LIMITS.depth;
     if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || !grid_fits) {
         return report("%s: a grid of (%u, %u, %u) blocks cannot be launched", name, grid[0], grid[1], grid[2]);
     }
@@ -200,8 +221,8 @@ void launch(const char* name, const unsigned grid[3], const unsigned block[3], u
     if (threads == 0 || threads > MAX_THREADS) {
         return report("%s: a block of (%u, %u, %u) threads cannot be launched", name, block[0], block[1], block[2]);
     }
-    if (shared_bytes > MAX_SHARED) {
-        return report("%s: %u bytes of shared memory are more than %zu", name, shared_bytes, MAX_SHARED);
+    if (shared_bytes > gpu_host::LIMITS.shared_bytes) {
+        return report("%s: %u bytes of shared memory are more than %zu", name, shared_bytes, gpu_host::LIMITS.shared_bytes);
     }
     if (!device.stacks.prepare(threads)) {
         return report("%s: no memory for the stacks of %u threads", name, static_cast<unsigned>(threads));
@@ -221,14 +242,15 @@ void launch(const char* name, const unsigned grid[3], const unsigned block[3], u
 
 namespace gpu_host {
 
-uint3 thread_index() {
+Index thread_index() {
     const unsigned thread = device.current, row = thread / device.block.x;
     return {thread % device.block.x, row % device.block.y, row / device.block.y};
 }
-uint3 block_index() { return device.block_index; }
-uint3 block_size() { return device.block; }
-uint3 grid_size() { return device.grid; }
+Index block_index() { return device.block_index; }
+Index block_size() { return device.block; }
+Index grid_size() { return device.grid; }
 unsigned lane() { return device.current % WARP_THREADS; }
+unsigned warp() { return device.current / WARP_THREADS; }
 
 void block_barrier() { wait(State::AT_BLOCK_BARRIER); }
 
@@ -241,17 +263,34 @@ void warp_barrier(unsigned mask) {
 
 // Orders no accesses to memory, as on the device.
 unsigned exchange(unsigned mask, unsigned word, unsigned source) {
-    const unsigned first = device.current / WARP_THREADS * WARP_THREADS;
     if (mask != 0xffffffffu) {
         fail("a shuffle of the lanes %#x: only whole warps are emulated", mask);
     }
+    const unsigned first = device.current / WARP_THREADS * WARP_THREADS;
     if (source >= WARP_THREADS || first + source >= device.threads) {
         fail("a shuffle from the lane %u, which does not exist", source);
     }
-    unsigned* const words = device.words[device.exchanges[first / WARP_THREADS] % 2];
-    words[device.current] = word;
-    wait(State::AT_EXCHANGE);
-    return words[first + source];
+    return give({{word, 0, 0, 0}})[source].words[0];
+}
+
+void multiply_matrices(float (&d)[2], const float (&a)[2], const float (&b)[2], const float (&c)[2]) {
+    if (device.current / WARP_THREADS * WARP_THREADS + WARP_THREADS > device.threads) {
+        fail("a product of matrices in %s", "a warp that is not whole");
+    }
+    Words own;
+    memcpy(own.words, a, sizeof(a));
+    memcpy(own.words + 2, b, sizeof(b));
+    const Words* all = give(own);
+    const unsigned row = lane() / 4, pair = lane() % 4;
+    float sums[2] = {c[0], c[1]};
+    for (unsigned k = 0; k < 8; ++k) {
+        const float left = __builtin_bit_cast(float, all[4 * row + k / 2].words[k % 2]);
+        const Words& right = all[4 * k + pair];
+        sums[0] = fmaf(left, __builtin_bit_cast(float, right.words[2]), sums[0]);
+        sums[1] = fmaf(left, __builtin_bit_cast(float, right.words[3]), sums[1]);
+    }
+    d[0] = sums[0];
+    d[1] = sums[1];
 }
 
 void* shared_array(const void* key, size_t bytes) {
@@ -264,8 +303,8 @@ void* shared_array(const void* key, size_t bytes) {
         fail("more than %zu shared arrays", MAX_ARRAYS);
     }
     device.shared_bytes += (bytes + 15) / 16 * 16;
-    if (device.shared_bytes > MAX_SHARED) {
-        fail("%zu bytes of shared memory are more than %zu", device.shared_bytes, MAX_SHARED);
+    if (device.shared_bytes > LIMITS.shared_bytes) {
+        fail("%zu bytes of shared memory are more than %zu", device.shared_bytes, LIMITS.shared_bytes);
     }
     const size_t offset = device.shared_used;
     device.arrays[device.array_count++] = {key, offset, bytes};
