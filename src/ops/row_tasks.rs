@@ -339,4 +339,26 @@ mod tests {
         let masks = [Some(&[u32::MAX; 2][..]); 2];
         assert!(group.push(0, TaskToken::Chosen(&CHOICE, masks), edits, Alternatives::Best(MOST_ALTERNATIVES)));
     }
+
+    #[test]
+    fn kernels_read_what_is_written_here() {
+        let alternatives = format!("MOST_ALTERNATIVES = {MOST_ALTERNATIVES};");
+        let flags = format!("IS_GREEDY = {IS_GREEDY}, HAS_TARGET = {HAS_TARGET}, WANTS_FACTS = {WANTS_FACTS}, IS_LISTED = {IS_LISTED} ");
+        let edits = format!("EDIT_WORDS = {EDIT_WORDS};");
+        for text in [include_str!("gpu/cuda/choose.cu"), include_str!("gpu/metal/choose.metal")] {
+            // Words are numbered in their order; the last name is their count.
+            let words = |name: &str| {
+                let body = text
+                    .split_once(&format!("enum {name} {{"))
+                    .and_then(|(_, rest)| rest.split_once('}'))
+                    .expect("there is such an enum")
+                    .0;
+                body.split(',').count() - 1
+            };
+            assert_eq!((words("TaskWord"), words("AnswerWord")), (TASK_WORDS, ANSWER_WORDS));
+            for constant in [&alternatives, &flags, &edits, "IS_PENALIZED = 1u << 31", "IS_MASKED = 1u << 30", "NO_MASK = 0xffffffffu"] {
+                assert!(text.contains(constant), "{constant}");
+            }
+        }
+    }
 }
