@@ -57,18 +57,8 @@ fn continue_windows(
         model.step(&next);
         model.logits(0..windows.len(), &mut logits);
         for (index, (window, row)) in windows.iter_mut().zip(logits.chunks_exact_mut(vocabulary)).enumerate() {
-            let spec = SampleSpec {
-                params: &params,
-                prompt_index: (first + index) as u32,
-                choice_index: 0,
-                position: position as u32 + 1,
-                prompt: &[],
-                output: &[],
-                forbidden: &source.forbidden,
-                mask: None,
-                logprobs: None,
-                logprob_tokens: &[],
-            };
+            let (prompt_index, position) = ((first + index) as u32, position as u32 + 1);
+            let spec = SampleSpec { prompt_index, position, forbidden: &source.forbidden, ..SampleSpec::new(&params) };
             window.push(sampler.sample(row, &spec)?.token);
         }
     }

@@ -55,6 +55,24 @@ pub struct SampleSpec<'a> {
     pub logprob_tokens: &'a [TokenId],
 }
 
+impl<'a> SampleSpec<'a> {
+    /// A choice by parameters alone: of the first token of the first choice of a prompt that nothing is known of, without log-probabilities.
+    pub fn new(params: &'a SamplingParams) -> Self {
+        Self {
+            params,
+            prompt_index: 0,
+            choice_index: 0,
+            position: 0,
+            prompt: &[],
+            output: &[],
+            forbidden: &[],
+            mask: None,
+            logprobs: None,
+            logprob_tokens: &[],
+        }
+    }
+}
+
 /// A chosen token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledToken {

@@ -116,21 +116,9 @@ impl<'a> Sequences<'a> {
     /// One step; the chosen tokens of the slices that were sampled.
     fn step(&mut self, slices: &[Slice]) -> anyhow::Result<Vec<TokenId>> {
         let (params, logprobs, tables, texts) = (&self.params, self.logprobs, &self.tables, &self.texts);
-        let (output, forbidden) = (&[][..], &[][..]);
         let sequences = slices.iter().map(|Slice { sequence, range, is_sampled }| {
             let (prompt, position) = (&texts[*sequence][..range.end], range.end as u32);
-            let spec = SampleSpec {
-                params,
-                prompt_index: 0,
-                choice_index: 0,
-                position,
-                prompt,
-                output,
-                forbidden,
-                mask: None,
-                logprobs,
-                logprob_tokens: &[],
-            };
+            let spec = SampleSpec { position, prompt, logprobs, ..SampleSpec::new(params) };
             SequenceSlice {
                 tokens: &prompt[range.start..],
                 start: range.start,

@@ -38,18 +38,7 @@ fn blocks(ids: std::ops::Range<u32>) -> Vec<BlockId> {
 }
 
 fn spec(params: &SamplingParams) -> SampleSpec<'_> {
-    SampleSpec {
-        params,
-        prompt_index: 0,
-        choice_index: 0,
-        position: 0,
-        prompt: &[],
-        output: &[],
-        forbidden: &[],
-        mask: None,
-        logprobs: Some(1),
-        logprob_tokens: &[],
-    }
+    SampleSpec { logprobs: Some(1), ..SampleSpec::new(params) }
 }
 
 fn slice<'a>(tokens: &'a [TokenId], start: usize, table: &'a [BlockId], params: &'a SamplingParams) -> SequenceSlice<'a> {

@@ -63,25 +63,10 @@ fn step<B: Backend>(runner: &mut PagedRunner<B>, limits: RunnerLimits, sequences
         tokens: &tokens[..rows],
         start,
         block_table: table,
-        sample: Some(spec(&params)),
+        sample: Some(SampleSpec { logprobs: Some(1), ..SampleSpec::new(&params) }),
         score: None,
     });
     runner.step(&StepBatch { sequences: slices.collect(), new_blocks: &[] }).map(drop)
-}
-
-fn spec(params: &SamplingParams) -> SampleSpec<'_> {
-    SampleSpec {
-        params,
-        prompt_index: 0,
-        choice_index: 0,
-        position: 0,
-        prompt: &[],
-        output: &[],
-        forbidden: &[],
-        mask: None,
-        logprobs: Some(1),
-        logprob_tokens: &[],
-    }
 }
 
 #[cfg(test)]

@@ -10,18 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn spec(params: &SamplingParams) -> SampleSpec<'_> {
-    SampleSpec {
-        params,
-        prompt_index: 0,
-        choice_index: 0,
-        position: 0,
-        prompt: &[],
-        output: &[],
-        forbidden: &[],
-        mask: None,
-        logprobs: None,
-        logprob_tokens: &[],
-    }
+    SampleSpec::new(params)
 }
 
 fn sampled_at(temperature: f32) -> SamplingParams {
