@@ -14,7 +14,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates cuda-cudart-dev-13-0 cuda-nvcc-13-0 curl g++ libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 ENV CARGO_HOME=/opt/cargo RUSTUP_HOME=/opt/rustup PATH=/opt/cargo/bin:/usr/local/cuda/bin:$PATH
-RUN curl -fsSL https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain ${RUST}
+RUN curl -fsSL https://static.rust-lang.org/rustup/rustup-init.sh | sh -s -- -y --profile minimal --default-toolchain ${RUST}
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --features cuda --bin openelm-server

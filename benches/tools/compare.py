@@ -75,7 +75,7 @@ class Session:
     def ours(self, name, *flags):
         """The report of one round of `openelm-server bench`."""
         output = FOLDER / "round.json"
-        self.run(f"ours-{name}", [SERVER, "bench", *flags, "--rounds", "1", "--output-json", str(output)])
+        self.run(f"ours-{name}", [SERVER, "bench", *flags, "--device", "cpu", "--rounds", "1", "--output-json", str(output)])
         report = json.loads(output.read_text())
         self.raw.append({"measurement": name, "side": "ours", "report": report})
         if report["model"]:

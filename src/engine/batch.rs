@@ -1,4 +1,4 @@
-//! Runs one planned step on the runner: plan to batch, behind a boundary that no panic crosses.
+//! Runs planned steps on the runner: plan to batch, behind a boundary that no panic crosses.
 
 use super::core::ActiveSequence;
 use crate::generation::TokenId;
@@ -22,22 +22,36 @@ pub(super) enum StepError {
     UnknownSequence(SeqId),
 }
 
-/// Computes `plan`; the outputs are parallel to its sequences.
-pub(super) fn run(
+/// Gives `plan` to the runner.
+pub(super) fn submit(
     runner: &mut dyn ModelRunner,
     plan: &StepPlan,
     scheduler: &Scheduler,
     active: &BTreeMap<SeqId, ActiveSequence>,
-) -> Result<Vec<SequenceOutput>, StepError> {
+) -> Result<(), StepError> {
     let sequences = plan.sequences.iter().map(|planned| slice(planned, scheduler, active)).collect::<Result<Vec<_>, _>>()?;
     let batch = StepBatch { sequences, new_blocks: &plan.new_blocks };
-    // After a panic the runner is used again: its contract is that it keeps no sequence state but pages, and every page of this step is
-    // discarded with its sequence.
-    let outputs = catch_unwind(AssertUnwindSafe(|| runner.step(&batch))).map_err(|panic| StepError::Panicked(panic_text(&*panic)))??;
+    caught(|| runner.submit(&batch))
+}
+
+/// What the runner computed for `plan`, the oldest that was submitted; the outputs are parallel to its sequences.
+pub(super) fn collect(runner: &mut dyn ModelRunner, plan: &StepPlan) -> Result<Vec<SequenceOutput>, StepError> {
+    let outputs = caught(|| runner.collect())?;
     if outputs.len() != plan.sequences.len() {
         return Err(StepError::WrongNumberOfOutputs { found: outputs.len(), expected: plan.sequences.len() });
     }
     Ok(outputs)
+}
+
+/// After a panic the runner is used again: its contract is that it keeps no sequence state but pages, and every page of this step is
+/// discarded with its sequence.
+fn caught<T>(call: impl FnOnce() -> Result<T, RunnerError>) -> Result<T, StepError> {
+    Ok(catch_unwind(AssertUnwindSafe(call)).map_err(|panic| StepError::Panicked(panic_text(&*panic)))??)
+}
+
+/// Whether a row of the sequence can be computed before its last token is known, but for that token itself.
+pub(super) fn needs_no_token(active: &ActiveSequence) -> bool {
+    active.constraint.is_none() && !active.request.sampling.reads_output()
 }
 
 fn slice<'a>(
@@ -49,12 +63,15 @@ fn slice<'a>(
     let (Some(sequence), Some(active)) = (scheduler.sequence(planned.id), active.get(&planned.id)) else { return Err(unknown) };
     let request = &active.request;
     let output = sequence.output();
-    let forbidden: &[TokenId] = if output.len() < request.stop.min_tokens as usize { &active.stop_tokens } else { &[] };
+    let position = planned.start + planned.tokens.len();
+    // Of a step that is planned ahead one token is not there yet.
+    let generated = position.saturating_sub(sequence.prompt().len());
+    let forbidden: &[TokenId] = if generated < request.stop.min_tokens as usize { &active.stop_tokens } else { &[] };
     let sample = planned.samples.then(|| SampleSpec {
         params: &request.sampling,
         prompt_index: request.prompt_index,
         choice_index: request.choice_index,
-        position: (planned.start + planned.tokens.len()) as u32,
+        position: position as u32,
         prompt: &request.prompt,
         output,
         forbidden,
@@ -66,7 +83,8 @@ fn slice<'a>(
         Some(top_n) if !planned.score_targets.is_empty() => Some(ScoreSpec { targets: &planned.score_targets, top_n }),
         _ => None,
     };
-    Ok(SequenceSlice { tokens: &planned.tokens, start: planned.start, block_table: &planned.block_table, sample, score })
+    let PlannedSequence { start, follows, .. } = *planned;
+    Ok(SequenceSlice { tokens: &planned.tokens, follows, start, block_table: &planned.block_table, sample, score })
 }
 
 /// What a panic says.

@@ -1,4 +1,4 @@
-//! The engine without its thread: takes sequences in, computes one step at a time, sends events out.
+//! The engine without its thread: takes sequences in, has steps computed, sends events out.
 
 use super::batch::{self, StepError};
 use super::budget::StepBudget;
@@ -52,11 +52,33 @@ pub(super) enum StepOutcome {
     Fatal(String),
 }
 
+/// A step that the runner has, or has refused.
+struct Submitted {
+    plan: StepPlan,
+    /// When the runner could begin it.
+    since: Instant,
+    outcome: Result<(), StepError>,
+}
+
+/// What a step meant, and its readers do not know yet.
+struct News {
+    plan: StepPlan,
+    events: Vec<SchedulerEvent>,
+    /// When the step had ended.
+    at: Instant,
+}
+
 /// Scheduler, runner and the sequences between them. Single-threaded; knows no channel of commands.
+///
+/// A runner that computes elsewhere is kept busy: the next step is planned and submitted before the last one is collected, where that can be, and
+/// readers are told of a step while the next one is computed.
 pub(super) struct EngineCore {
     scheduler: Scheduler,
     runner: Box<dyn ModelRunner>,
     active: BTreeMap<SeqId, ActiveSequence>,
+    /// The step that was submitted ahead of the results of the last one.
+    ahead: Option<Submitted>,
+    news: Option<News>,
     budget: StepBudget,
     observer: Observer,
     shared: Arc<Shared>,
@@ -82,6 +104,8 @@ impl EngineCore {
             scheduler,
             runner,
             active: BTreeMap::new(),
+            ahead: None,
+            news: None,
             budget,
             observer,
             shared: Arc::clone(shared),
@@ -91,7 +115,7 @@ impl EngineCore {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.scheduler.is_idle()
+        self.scheduler.is_idle() && self.ahead.is_none() && self.news.is_none()
     }
 
     /// Takes in all sequences of one request.
@@ -131,6 +155,7 @@ impl EngineCore {
 
     /// Ends a sequence that nobody reads any more; one that has ended already is passed over.
     pub(super) fn abort(&mut self, id: SeqId) {
+        self.deliver();
         self.scheduler.abort(id);
         if let Some(active) = self.active.remove(&id) {
             self.observer.ended(active.timeline, Outcome::Abort);
@@ -140,6 +165,7 @@ impl EngineCore {
 
     /// Ends a sequence whose reader found in the text what it was to stop at; one that has ended already is passed over.
     pub(super) fn finish(&mut self, id: SeqId) {
+        self.deliver();
         if let (Some(active), Some(sequence)) = (self.active.remove(&id), self.scheduler.sequence(id)) {
             let usage = Usage {
                 prompt_tokens: sequence.prompt().len() as u32,
@@ -154,6 +180,7 @@ impl EngineCore {
 
     /// Fails every sequence and frees its blocks.
     pub(super) fn abort_all(&mut self, kind: FailureKind, detail: &str) {
+        self.deliver();
         let ids: Vec<SeqId> = self.active.keys().copied().collect();
         for &id in &ids {
             self.scheduler.abort(id);
@@ -174,28 +201,31 @@ impl EngineCore {
         self.observer.gone();
     }
 
-    /// Plans, computes and reports one step.
+    /// Plans a step, if none was sent ahead, and has it computed; sends the next one ahead and reports the last one meanwhile where the runner computes elsewhere.
     pub(super) fn step(&mut self) -> StepOutcome {
-        let started = self.shared.clock.now();
-        let budget = self.budget.tokens(self.scheduler.stats().running);
-        let plan = self.scheduler.schedule(self.shared.since_origin(started), budget);
-        self.note_plan(&plan, started);
-        if plan.is_empty() {
-            self.report_load();
-            // Trying again would spin for ever.
-            let is_stuck = !self.scheduler.is_idle();
-            return if is_stuck { StepOutcome::Fatal("nothing is planned for what waits".to_owned()) } else { StepOutcome::Continue };
+        let Submitted { plan, since, outcome } = match self.ahead.take() {
+            Some(submitted) => submitted,
+            None => match self.begin_step() {
+                Ok(submitted) => submitted,
+                Err(outcome) => return outcome,
+            },
+        };
+        if outcome.is_ok() && self.runner.computes_elsewhere() {
+            self.step_ahead(&plan);
         }
-        self.prepare_constraints(&plan);
-        let outcome = batch::run(&mut *self.runner, &plan, &self.scheduler, &self.active);
+        self.deliver();
+        let outcome = outcome.and_then(|()| batch::collect(&mut *self.runner, &plan));
         if let Some(profile) = self.runner.step_profile() {
             self.observer.operations(profile, std::mem::take(&mut self.mask_time));
         }
         let ended = self.shared.clock.now();
-        let duration = ended.saturating_duration_since(started);
+        let duration = ended.saturating_duration_since(since);
         let (results, step_outcome) = match outcome {
             Ok(outputs) => {
-                self.consecutive_panics = 0;
+                // One that was refused meanwhile is counted next.
+                if self.ahead.as_ref().is_none_or(|ahead| ahead.outcome.is_ok()) {
+                    self.consecutive_panics = 0;
+                }
                 self.observer.step(plan.num_tokens(), duration);
                 self.budget.record(plan.num_tokens(), plan.sequences.len(), duration);
                 (self.absorb(&plan, outputs), StepOutcome::Continue)
@@ -203,9 +233,59 @@ impl EngineCore {
             Err(error) => self.fail_step(&plan, &error),
         };
         let events = self.scheduler.complete(&plan, &results);
-        self.dispatch(events, ended);
-        self.report_prefill(&plan);
+        if let Some(ahead) = &mut self.ahead {
+            self.scheduler.confirm(&mut ahead.plan);
+            ahead.since = ended;
+        }
+        self.news = Some(News { plan, events, at: ended });
+        // Told while the next step is computed, if there will be one.
+        if !self.runner.computes_elsewhere() || self.scheduler.is_idle() || step_outcome != StepOutcome::Continue {
+            self.deliver();
+        }
         step_outcome
+    }
+
+    /// Plans a step and submits it; what comes of it if there is nothing to compute.
+    fn begin_step(&mut self) -> Result<Submitted, StepOutcome> {
+        let since = self.shared.clock.now();
+        let budget = self.budget.tokens(self.scheduler.stats().running);
+        let plan = self.scheduler.schedule(self.shared.since_origin(since), budget);
+        if !plan.expired.is_empty() {
+            // What they were given comes first.
+            self.deliver();
+        }
+        self.note_plan(&plan, since);
+        if plan.is_empty() {
+            self.deliver();
+            self.report_load();
+            // Trying again would spin for ever.
+            let is_stuck = !self.scheduler.is_idle();
+            return Err(if is_stuck { StepOutcome::Fatal("nothing is planned for what waits".to_owned()) } else { StepOutcome::Continue });
+        }
+        self.prepare_constraints(&plan);
+        let outcome = batch::submit(&mut *self.runner, &plan, &self.scheduler, &self.active);
+        Ok(Submitted { plan, since, outcome })
+    }
+
+    /// Submits the step after `plan`, which the runner has, if it is known what that will be.
+    fn step_ahead(&mut self, plan: &StepPlan) {
+        let is_ready = |active: &ActiveSequence| active.failure.is_none() && batch::needs_no_token(active);
+        if !plan.sequences.iter().filter_map(|planned| self.active.get(&planned.id)).all(is_ready) {
+            return;
+        }
+        let since = self.shared.clock.now();
+        let budget = self.budget.tokens(self.scheduler.stats().running);
+        let Some(plan) = self.scheduler.schedule_ahead(plan, self.shared.since_origin(since), budget) else { return };
+        let outcome = batch::submit(&mut *self.runner, &plan, &self.scheduler, &self.active);
+        self.ahead = Some(Submitted { plan, since, outcome });
+    }
+
+    /// Tells readers what the last step meant, if they do not know yet.
+    fn deliver(&mut self) {
+        if let Some(News { plan, events, at }) = self.news.take() {
+            self.dispatch(events, at);
+            self.report_prefill(&plan);
+        }
     }
 
     /// Finds what may follow in each sequence whose text must have a form. One that cannot go on fails; the step is computed for the others.
@@ -236,7 +316,6 @@ impl EngineCore {
                 active.ticket.leave_queue();
                 let cached_tokens = sequence.cached_tokens() as u32;
                 let queue_time = self.observer.first_scheduled(&mut active.timeline, cached_tokens, now);
-                // A closed channel is noticed with the first token.
                 let _ = active.send(GenerationEvent::Scheduled { cached_tokens, queue_time });
             }
         }
@@ -274,12 +353,17 @@ impl EngineCore {
     }
 
     fn absorb_one(&mut self, step: u64, planned: &PlannedSequence, mut output: SequenceOutput) -> StepResult {
-        let Some(active) = self.active.get_mut(&planned.id) else { return StepResult::Failed };
+        let scores = std::mem::take(&mut output.scores);
+        let interpreted = interpret(planned, &scores, output);
+        // Of one that has ended only its blocks matter: whether they can be trusted.
+        let Some(active) = self.active.get_mut(&planned.id) else {
+            let token = |sampled: Option<SampledToken>| sampled.map_or(StepResult::Computed, |sampled| StepResult::Token(sampled.token));
+            return interpreted.map_or(StepResult::Failed, token);
+        };
         if active.failure.is_some() {
             return StepResult::Failed;
         }
-        let scores = std::mem::take(&mut output.scores);
-        match interpret(planned, &scores, output) {
+        match interpreted {
             Ok(token) => {
                 active.send_prompt_logprobs(scores);
                 let Some(sampled) = token else { return StepResult::Computed };
@@ -326,9 +410,9 @@ impl EngineCore {
         let logprobs = active.logprobs.take();
         // What is computed again after a preemption is no news.
         active.prefill_reported = usize::MAX;
-        let sent = active.send(GenerationEvent::Token { token, logprobs });
-        // A sequence whose last token this is ends with the next event; otherwise nobody needs its next one.
-        if !sent && self.scheduler.sequence(id).is_some() {
+        let has_room = active.send(GenerationEvent::Token { token, logprobs });
+        // A sequence whose last token this is ends with the next event.
+        if !has_room && self.scheduler.sequence(id).is_some() {
             self.abort(id);
         }
     }
@@ -389,12 +473,12 @@ impl ActiveSequence {
         StepResult::Failed
     }
 
-    /// Sends an event that is not the last; false when nobody reads.
+    /// Sends an event that is not the last; false when there is no room for it, which there always should be. Whoever stops reading has said so by a
+    /// command, which comes next: how the sequence ends is told there.
     fn send(&self, event: GenerationEvent) -> bool {
         debug_assert!(!is_terminal(&event));
         match self.events.try_send(event) {
-            Ok(()) => true,
-            Err(TrySendError::Closed(_)) => false,
+            Ok(()) | Err(TrySendError::Closed(_)) => true,
             Err(TrySendError::Full(_)) => {
                 tracing::error!(request_id = &*self.request.request_id, "more events than a sequence can have");
                 false
@@ -418,7 +502,6 @@ impl ActiveSequence {
         let first = if std::mem::replace(&mut self.prompt_logprobs_begun, true) { None } else { Some(None) };
         let entries: Vec<_> = first.into_iter().chain(scores.into_iter().map(Some)).collect();
         if !entries.is_empty() {
-            // A closed channel is noticed with the next token or by the stream's own message.
             let _ = self.send(GenerationEvent::PromptLogprobs(entries));
         }
     }

@@ -7,7 +7,7 @@
 //! EngineHandle::submit ── admission ──▶ channel of commands                       any thread, never blocks
 //! ────────────────────────────────────────────────────────────────────────────── engine thread
 //! thread::run    commands ▸ step ▸ commands ▸ step …, asleep when idle
-//! core::step     Scheduler::schedule ▸ ModelRunner::step ▸ Scheduler::complete ▸ events
+//! core::step     Scheduler::schedule ▸ ModelRunner::submit ▸ ModelRunner::collect ▸ Scheduler::complete ▸ events
 //! ──────────────────────────────────────────────────────────────────────────────
 //! GenerationStream::recv ◀── channel of the sequence                               async task
 //! ```

@@ -31,6 +31,12 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
+    /// Whether the next token depends on those generated before in another way than through the model.
+    pub fn reads_output(&self) -> bool {
+        let is_penalized = self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0;
+        is_penalized || self.bad_words.iter().any(|word| word.len() > 1)
+    }
+
     /// Greedy decoding without penalties: the neutral value that tests and defaults start from.
     pub fn greedy() -> Self {
         Self {

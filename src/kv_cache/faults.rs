@@ -68,6 +68,12 @@ pub(crate) enum Fault {
     PoolLimitIgnored,
     /// A result is applied to a sequence that was aborted and added again under the same id.
     StaleResultApplied,
+    /// A row planned ahead that begins a block does not get the block.
+    AheadWithoutBlock,
+    /// A row is planned ahead of a token that is the sequence's last.
+    AheadBeyondEnd,
+    /// A plan made ahead keeps the blocks of sequences that ended meanwhile.
+    AheadKeepsBlocks,
 }
 
 /// Which bug is planted, if any.

@@ -14,9 +14,11 @@ pub enum LoadStage {
     Verifying,
     /// Weights are rearranged for the backend.
     Packing,
+    /// Steps of every size are computed, on a device with memory of its own; they are counted instead of bytes.
+    FirstSteps,
 }
 
-const STAGES: [LoadStage; 4] = [LoadStage::Opening, LoadStage::Hashing, LoadStage::Verifying, LoadStage::Packing];
+const STAGES: [LoadStage; 5] = [LoadStage::Opening, LoadStage::Hashing, LoadStage::Verifying, LoadStage::Packing, LoadStage::FirstSteps];
 
 impl LoadStage {
     /// What is being done, for people.
@@ -26,6 +28,7 @@ impl LoadStage {
             Self::Hashing => "hashing weights",
             Self::Verifying => "verifying packed weights",
             Self::Packing => "packing weights",
+            Self::FirstSteps => "computing first steps",
         }
     }
 }

@@ -20,7 +20,7 @@ mod weight_bytes;
 
 pub use blocks::{BLOCK_VALUES, Block, BlockFormat};
 pub use kv_type::KvType;
-pub use packed::{PackedBatch, PackedSequence};
+pub use packed::{AWAITED_TOKEN, PackedBatch, PackedSequence};
 use row_tasks::TASK_WORDS;
 pub use row_tasks::{Alternatives, MOST_ALTERNATIVES, Outcome, RowAnswer, RowChoice, RowEdit, RowTasks, TaskLimits, TaskToken};
 pub use tensor::{DType, RowOrder, TensorData, TensorRows, WeightType};
@@ -130,9 +130,6 @@ impl StepNeeds {
     }
 }
 
-/// f32 values on the host.
-pub type HostValues = Box<dyn std::ops::DerefMut<Target = [f32]> + Send>;
-
 /// What the rows (outputs) of a matrix are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatrixRows {
@@ -173,6 +170,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Pages: Send;
     /// Cosines and sines of the rotary embedding.
     type Rope: Send + Sync;
+    /// Answers on their way from a device; nothing where there is none.
+    type Returning: Send;
 
     /// What computes with weights of these types and a KV cache of this type, for the log and the fingerprint: equal names promise equal bits.
     fn arithmetic(&self, weights: &[WeightType], kv_cache: KvType) -> String;
@@ -221,7 +220,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         0
     }
 
-    /// Begins a step over the rows of `batch`: the operations until [`Self::end_step`] are given the same.
+    /// Begins a step over the rows of `batch`: the operations until the next one begins are given the same.
     fn begin_step(&self, _batch: &PackedBatch) {}
 
     /// All layers of the step are done: what follows are its logits.
@@ -244,20 +243,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Promises that all later steps use the same matrices, buffers, operands and pages, so that a backend may record what it sends.
     fn keep_memory(&self) {}
 
-    /// What went wrong since [`Self::begin_step`], for a backend whose operations only send work; nothing of the step may be used then.
+    /// Waits for what was sent; what went wrong, if anything. A runner is told by [`Self::receive`].
     ///
     /// # Errors
     /// [`OpError::Device`].
+    #[cfg(test)]
     fn end_step(&self) -> Result<(), OpError> {
         Ok(())
-    }
-
-    /// Room for values on the host to which the backend copies fast.
-    ///
-    /// # Errors
-    /// [`OpError::Allocation`] when memory is refused.
-    fn host_values(&self, count: usize) -> Result<HostValues, OpError> {
-        Ok(Box::new(vec![0.0; count]))
     }
 
     /// Takes over a vector of gains.
@@ -327,17 +319,25 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Room for tasks about up to `rows` rows of logits, for a backend that answers them where the logits are; `None` for one that leaves that
     /// to the host.
-    ///
-    /// # Errors
-    /// [`OpError::Allocation`] when memory is refused.
-    fn row_tasks(&self, _rows: usize, _vocabulary: usize) -> Result<Option<RowTasks>, OpError> {
-        Ok(None)
+    fn task_limits(&self, _rows: usize, _vocabulary: usize) -> Option<TaskLimits> {
+        None
     }
 
-    /// Answers the tasks: as [`Self::logits`] of their rows, which stay where they are. Only for a backend that has [`Self::row_tasks`].
+    /// Answers the tasks: as [`Self::logits`] of their rows, which stay where they are. Only for a backend that has [`Self::task_limits`]. Where
+    /// a batch has [`AWAITED_TOKEN`]s, they are those of the tasks answered last before it.
     fn answer(&self, _head: &Self::Matrix, _x: &Self::Operand, _room: &mut Self::Operand, _tasks: &mut RowTasks) {
         unreachable!("there are no tasks for a backend without room for them");
     }
+
+    /// Sends the answers that were asked for last to the host, none where there are no tasks, without waiting for them. Operations of the next step may come
+    /// before [`Self::receive`].
+    fn send_back(&self, tasks: &RowTasks) -> Self::Returning;
+
+    /// Waits for the answers, and for everything that was sent before them.
+    ///
+    /// # Errors
+    /// [`OpError::Device`] when the device has failed, in whatever operation.
+    fn receive(&self, returning: Self::Returning, tasks: &mut RowTasks) -> Result<(), OpError>;
 
     /// Runs `task(0..count)`, possibly in parallel on the backend's threads: host work of a step such as sampling.
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync));

@@ -1,5 +1,9 @@
 //! One step's rows, packed without padding: what every operation indexes by.
 
+/// Marks a token that a task of the step before is still choosing: the rest of the number is the task's index. Only for a backend that answers
+/// tasks ([`Backend::answer`](super::Backend::answer)).
+pub const AWAITED_TOKEN: u32 = 1 << 31;
+
 /// Where one sequence's rows lie in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedSequence {
@@ -71,7 +75,7 @@ impl PackedBatch {
         self.block_size
     }
 
-    /// Token id of every row.
+    /// Token id of every row, or an [`AWAITED_TOKEN`].
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }

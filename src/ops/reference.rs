@@ -1,8 +1,8 @@
 //! The plain backend: one loop after the other, sums in f64, nothing fused, nothing shared. What the fast backends are compared with.
 
 use super::{
-    AttentionShape, BLOCK_VALUES, Backend, DType, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData,
-    WeightType,
+    AttentionShape, BLOCK_VALUES, Backend, DType, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, RowTasks, Target,
+    TensorData, WeightType,
 };
 use half::{bf16, f16};
 
@@ -85,6 +85,7 @@ impl Backend for ReferenceBackend {
     type Operand = Vec<f32>;
     type Pages = PlainPages;
     type Rope = PlainRope;
+    type Returning = ();
 
     fn arithmetic(&self, _weights: &[WeightType], _kv_cache: KvType) -> String {
         "reference".to_string()
@@ -231,6 +232,12 @@ impl Backend for ReferenceBackend {
     fn logits(&self, head: &PlainMatrix, x: &Vec<f32>, (rows, _): (&[u32], &mut Vec<f32>), out: &mut [f32]) {
         let chosen: Vec<f32> = rows.iter().flat_map(|&row| &x[row as usize * head.cols..][..head.cols]).copied().collect();
         out.copy_from_slice(&head.times(&chosen, rows.len()));
+    }
+
+    fn send_back(&self, _tasks: &RowTasks) {}
+
+    fn receive(&self, (): (), _tasks: &mut RowTasks) -> Result<(), OpError> {
+        Ok(())
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {

@@ -2,8 +2,6 @@
 //!
 //! Tasks and answers are words of 32 bits in the layout that kernels read and write. A task that does not fit is left for the next group.
 
-use super::HostValues;
-
 /// Words of a task.
 pub(super) const TASK_WORDS: usize = 18;
 /// Words of an answer before its alternatives, which are two words each.
@@ -114,14 +112,14 @@ pub struct RowTasks {
     most_alternatives: usize,
     /// Rows, tasks and extras, one behind the other.
     words: Vec<u32>,
-    pub(super) answers: HostValues,
+    answers: Vec<f32>,
 }
 
 impl RowTasks {
-    /// No tasks yet. `answers` has room for as many words as the limits say.
-    pub fn new(limits: TaskLimits, answers: HostValues) -> Self {
-        assert!(answers.len() >= limits.answers, "room for {} words of answers", answers.len());
-        Self { limits, rows: Vec::new(), tasks: Vec::new(), extras: Vec::new(), most_alternatives: 0, words: Vec::new(), answers }
+    /// No tasks yet.
+    pub fn new(limits: TaskLimits) -> Self {
+        let (rows, tasks, extras, words, answers) = Default::default();
+        Self { limits, rows, tasks, extras, most_alternatives: 0, words, answers }
     }
 
     /// Takes the tasks away.
@@ -199,6 +197,13 @@ impl RowTasks {
         self.words.extend_from_slice(&self.tasks);
         self.words.extend_from_slice(&self.extras);
         (&self.words, self.rows.len(), self.rows.len() + self.tasks.len())
+    }
+
+    /// Room for the answers to all tasks.
+    pub(super) fn answers_mut(&mut self) -> &mut [f32] {
+        let words = self.len() * self.answer_words();
+        self.answers.resize(words, 0.0);
+        &mut self.answers
     }
 
     /// The answer to task `index`, after they were answered.
@@ -302,17 +307,14 @@ impl RowAnswer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::AWAITED_TOKEN;
 
     const CHOICE: RowChoice =
         RowChoice { is_greedy: true, scale: 2.0, min_p: 0.0, top_k: 7, nucleus: 1 << 40, random: 3, penalties: [1.0, 0.5, 0.25] };
 
-    fn tasks(limits: TaskLimits) -> RowTasks {
-        RowTasks::new(limits, Box::new(vec![0.0; limits.answers]))
-    }
-
     #[test]
     fn a_group_takes_what_there_is_room_for() {
-        let mut group = tasks(TaskLimits { vocabulary: 40, rows: 3, extras: 10, answers: 40 });
+        let mut group = RowTasks::new(TaskLimits { vocabulary: 40, rows: 3, extras: 10, answers: 40 });
         let edit = RowEdit { token: 5, bias: 1.0, count: 3, is_penalized: true, is_masked: false };
         let chosen = TaskToken::Chosen(&CHOICE, [Some(&[1]), None]);
         assert!(group.push(9, chosen, [edit].into_iter(), Alternatives::Best(2)));
@@ -334,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_task_alone_always_fits() {
-        let mut group = tasks(TaskLimits::new(1, 50));
+        let mut group = RowTasks::new(TaskLimits::new(1, 50));
         let edits = (0..50).map(|token| RowEdit { token, bias: 0.0, count: 0, is_penalized: false, is_masked: true });
         let masks = [Some(&[u32::MAX; 2][..]); 2];
         assert!(group.push(0, TaskToken::Chosen(&CHOICE, masks), edits, Alternatives::Best(MOST_ALTERNATIVES)));
@@ -342,6 +344,9 @@ mod tests {
 
     #[test]
     fn kernels_read_what_is_written_here() {
+        for text in [include_str!("gpu/cuda/embed.cu"), include_str!("gpu/metal/embed.metal")] {
+            assert!(text.contains("AWAITED_TOKEN = 1u << 31;") && AWAITED_TOKEN == 1 << 31);
+        }
         let alternatives = format!("MOST_ALTERNATIVES = {MOST_ALTERNATIVES};");
         let flags = format!("IS_GREEDY = {IS_GREEDY}, HAS_TARGET = {HAS_TARGET}, WANTS_FACTS = {WANTS_FACTS}, IS_LISTED = {IS_LISTED} ");
         let edits = format!("EDIT_WORDS = {EDIT_WORDS};");

@@ -8,7 +8,7 @@ use super::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlic
 use crate::generation::TokenId;
 use crate::kv_cache::BlockId;
 use crate::sampling::{Sampler, score};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -32,12 +32,16 @@ pub enum Fault {
 #[derive(Debug, Default)]
 struct State {
     /// For the next steps, in order; `None` = none.
-    faults: std::collections::VecDeque<Option<Fault>>,
+    faults: VecDeque<Option<Fault>>,
+    /// By the number of the step: what goes wrong when it is submitted.
+    refusals: BTreeMap<u64, Fault>,
     hung: bool,
     /// Steps begun.
     steps: u64,
     /// (start, tokens) of each sequence, of each step.
     log: Vec<Vec<(usize, usize)>>,
+    /// Rows that followed a token which was awaited.
+    awaited: u64,
 }
 
 /// Controls a [`FakeRunner`] from outside.
@@ -53,6 +57,11 @@ impl FakeControl {
     /// A step that succeeds before the next fault.
     pub fn pass_next(&self) {
         self.state().faults.push_back(None);
+    }
+
+    /// The step of this number, from 1 on, is not taken.
+    pub fn refuse(&self, step: u64, fault: Fault) {
+        self.state().refusals.insert(step, fault);
     }
 
     /// The next step does not return before [`Self::release`].
@@ -76,18 +85,27 @@ impl FakeControl {
         self.state().log.clone()
     }
 
+    /// Rows that were submitted before their token was known.
+    pub fn awaited(&self) -> u64 {
+        self.state().awaited
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn begin_step(&self, batch: &StepBatch<'_>) -> Option<Fault> {
+    /// What goes wrong at once, and with the step.
+    fn begin_step(&self, batch: &StepBatch<'_>) -> [Option<Fault>; 2] {
         let mut state = self.state();
         state.steps += 1;
+        state.awaited += batch.sequences.iter().filter(|slice| slice.follows.is_some()).count() as u64;
         state.log.push(batch.sequences.iter().map(|slice| (slice.start, slice.tokens.len())).collect());
         while state.hung {
             state = self.0.1.wait(state).unwrap();
         }
-        state.faults.pop_front().flatten()
+        let step = state.steps;
+        let refused = state.refusals.remove(&step);
+        [refused, if refused.is_none() { state.faults.pop_front().flatten() } else { None }]
     }
 }
 
@@ -104,6 +122,11 @@ pub struct FakeRunner {
     /// Sequences that hold this token get NaN rows.
     poison_token: Option<TokenId>,
     sampler: Sampler,
+    /// Steps are computed elsewhere: they are sent ahead, and what goes wrong shows when they are collected.
+    is_elsewhere: bool,
+    /// Of the step submitted last.
+    tokens: Vec<Option<TokenId>>,
+    submitted: VecDeque<(Vec<SequenceOutput>, Option<Fault>)>,
     /// All time of a step counts as attention.
     profile: StepProfile,
     control: FakeControl,
@@ -121,6 +144,9 @@ impl FakeRunner {
             token_latency: Duration::ZERO,
             poison_token: None,
             sampler: Sampler::new(limits.vocab_size),
+            is_elsewhere: false,
+            tokens: Vec::new(),
+            submitted: VecDeque::new(),
             profile: StepProfile::default(),
             control: control.clone(),
         };
@@ -136,6 +162,12 @@ impl FakeRunner {
     /// A step takes `per_step` and `per_token` for each row.
     pub fn with_latency(mut self, per_step: Duration, per_token: Duration) -> Self {
         (self.step_latency, self.token_latency) = (per_step, per_token);
+        self
+    }
+
+    /// Steps can be submitted ahead, as to a device.
+    pub fn with_device(mut self) -> Self {
+        self.is_elsewhere = true;
         self
     }
 
@@ -171,8 +203,15 @@ impl FakeRunner {
         })
     }
 
-    fn write(&mut self, slice: &SequenceSlice<'_>) {
-        for (offset, &token) in slice.tokens.iter().enumerate() {
+    /// The tokens of a slice, also the one that it follows. Where that sequence got none, any will do.
+    fn tokens_of(&self, slice: &SequenceSlice<'_>) -> Vec<TokenId> {
+        let Some(before) = slice.follows else { return slice.tokens.to_vec() };
+        assert!(self.is_elsewhere && slice.tokens.len() == 1, "nothing can be awaited");
+        vec![self.tokens[before].unwrap_or(0)]
+    }
+
+    fn write(&mut self, slice: &SequenceSlice<'_>, tokens: &[TokenId]) {
+        for (offset, &token) in tokens.iter().enumerate() {
             let position = slice.start + offset;
             let block = slice.block_table[position / self.limits.block_size];
             self.slots[block.0 as usize][position % self.limits.block_size] = Some((position, token));
@@ -191,16 +230,17 @@ impl FakeRunner {
         (0..end).map(read_one).collect()
     }
 
-    fn output(&mut self, slice: &SequenceSlice<'_>) -> SequenceOutput {
+    fn output(&mut self, slice: &SequenceSlice<'_>, written: &[TokenId]) -> SequenceOutput {
         let tokens = self.read(slice.block_table, slice.start + slice.tokens.len());
-        assert_eq!(&tokens[slice.start..], slice.tokens, "shadow KV: another sequence wrote into the same blocks");
+        assert_eq!(&tokens[slice.start..], written, "shadow KV: another sequence wrote into the same blocks");
         let targets = slice.score.map_or(&[][..], |score| score.targets);
         let top_n = slice.score.map_or(0, |score| score.top_n);
         let rows = targets.iter().enumerate();
         let scores = rows.map_while(|(row, &target)| score(&self.logits(&tokens[..=slice.start + row]), target, top_n)).collect();
         let sampled = slice.sample.as_ref().map(|spec| {
             assert_eq!(&tokens[..spec.prompt.len()], spec.prompt, "shadow KV: another prompt");
-            assert_eq!(&tokens[spec.prompt.len()..], spec.output, "shadow KV: another output");
+            let known = tokens.len() - usize::from(slice.follows.is_some());
+            assert_eq!(&tokens[spec.prompt.len()..known], spec.output, "shadow KV: another output");
             let mut row = self.logits(&tokens);
             self.sampler.sample(&mut row, spec)
         });
@@ -220,13 +260,18 @@ impl ModelRunner for FakeRunner {
     }
 
     fn step_profile(&mut self) -> Option<&mut StepProfile> {
-        Some(&mut self.profile)
+        (!self.is_elsewhere).then_some(&mut self.profile)
     }
 
-    fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError> {
+    fn computes_elsewhere(&self) -> bool {
+        self.is_elsewhere
+    }
+
+    fn submit(&mut self, batch: &StepBatch<'_>) -> Result<(), RunnerError> {
         self.profile.start();
-        let fault = self.control.begin_step(batch);
+        let [refused, fault] = self.control.begin_step(batch);
         self.check_limits(batch);
+        happen(refused)?;
         let rows: usize = batch.sequences.iter().map(|slice| slice.tokens.len()).sum();
         let latency = self.step_latency + self.token_latency * rows as u32;
         if !latency.is_zero() {
@@ -235,21 +280,39 @@ impl ModelRunner for FakeRunner {
         for block in batch.new_blocks {
             self.slots[block.0 as usize].fill(None);
         }
-        match fault {
-            Some(Fault::Step) => return Err(RunnerError::Step("injected".to_owned())),
-            Some(Fault::Fatal) => return Err(RunnerError::Fatal("injected".to_owned())),
-            Some(Fault::Panic) => panic!("injected"),
-            Some(Fault::MissingOutput) | None => {}
+        if !self.is_elsewhere {
+            happen(fault)?;
         }
-        for slice in &batch.sequences {
-            self.write(slice);
+        let tokens: Vec<Vec<TokenId>> = batch.sequences.iter().map(|slice| self.tokens_of(slice)).collect();
+        for (slice, tokens) in batch.sequences.iter().zip(&tokens) {
+            self.write(slice, tokens);
         }
-        let mut outputs: Vec<_> = batch.sequences.iter().map(|slice| self.output(slice)).collect();
+        let outputs: Vec<_> = batch.sequences.iter().zip(&tokens).map(|(slice, tokens)| self.output(slice, tokens)).collect();
+        let token = |output: &SequenceOutput| output.sampled.as_ref()?.as_ref().ok().map(|sampled| sampled.token);
+        self.tokens = outputs.iter().map(token).collect();
+        self.submitted.push_back((outputs, fault));
+        assert!(self.submitted.len() <= 2, "more than two steps on their way");
+        self.profile.lap(StepOp::Attention);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Vec<SequenceOutput>, RunnerError> {
+        let (mut outputs, fault) = self.submitted.pop_front().unwrap_or_default();
+        happen(fault)?;
         if fault == Some(Fault::MissingOutput) {
             outputs.pop();
         }
-        self.profile.lap(StepOp::Attention);
         Ok(outputs)
+    }
+}
+
+/// Whatever goes wrong, but for what is missing.
+fn happen(fault: Option<Fault>) -> Result<(), RunnerError> {
+    match fault {
+        Some(Fault::Step) => Err(RunnerError::Step("injected".to_owned())),
+        Some(Fault::Fatal) => Err(RunnerError::Fatal("injected".to_owned())),
+        Some(Fault::Panic) => panic!("injected"),
+        Some(Fault::MissingOutput) | None => Ok(()),
     }
 }
 

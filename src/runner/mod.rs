@@ -1,8 +1,10 @@
 //! Executes one step of the schedule on a model: tokens in, sampled tokens and log-probabilities out.
 //!
-//! `engine` builds a [`StepBatch`] from the scheduler's plan and calls [`ModelRunner::step`] once a step, always from the engine thread.
+//! `engine` builds a [`StepBatch`] from the scheduler's plan, and calls [`ModelRunner::submit`] and [`ModelRunner::collect`] once for each step, always
+//! from the engine thread.
 //!
-//! **Architecture invariant:** a runner holds no policy. It keeps no sequence state between steps but the KV pages it was told to write.
+//! **Architecture invariant:** a runner holds no policy. It keeps no sequence state but the KV pages it was told to write, and of a step that was
+//! submitted what its outputs are made of.
 
 #[cfg(test)]
 pub mod fake;
@@ -14,10 +16,13 @@ pub use crate::model::openelm::{StepOp, StepProfile};
 use crate::sampling::{SampleSpec, SampledToken, SamplingError};
 
 /// What one sequence contributes to a step: `tokens.len()` consecutive positions, starting at `start`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SequenceSlice<'a> {
     /// Token ids to compute, at least one.
     pub tokens: &'a [TokenId],
+    /// The token, a single one, is not `tokens[0]` but what this sequence of the step submitted before, by its index, was given there. Then `sample` must
+    /// not depend on it: its output is that up to this token ([`SamplingParams::reads_output`](crate::generation::SamplingParams::reads_output)).
+    pub follows: Option<usize>,
     /// Absolute position of the first of them; everything before lies in the KV cache already.
     pub start: usize,
     /// Blocks of the sequence, covering at least `start + tokens.len()` positions.
@@ -84,12 +89,34 @@ pub trait ModelRunner: Send {
     /// The limits a batch must keep.
     fn limits(&self) -> RunnerLimits;
 
-    /// Computes one step and returns one output per sequence of the batch, in order.
+    /// Whether steps are computed elsewhere, after [`Self::submit`] has returned. Then the next step may be submitted before the last one is
+    /// collected, and its sequences may follow those of that one; two steps are on their way at most.
+    fn computes_elsewhere(&self) -> bool {
+        false
+    }
+
+    /// Begins a step. After success it is owed a [`Self::collect`].
+    ///
+    /// # Errors
+    /// [`RunnerError`] when the step cannot be computed; then there is nothing to collect.
+    fn submit(&mut self, batch: &StepBatch<'_>) -> Result<(), RunnerError>;
+
+    /// Waits for the oldest step that was submitted and not collected. One output per sequence of its batch, in order; none when nothing
+    /// was submitted.
     ///
     /// # Errors
     /// [`RunnerError`] when nothing of the step may be used. NaN or infinite logits of one sequence are not such an error:
     /// they come back as that sequence's [`SamplingError`].
-    fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError>;
+    fn collect(&mut self) -> Result<Vec<SequenceOutput>, RunnerError>;
+
+    /// Computes one step: what [`Self::submit`] and [`Self::collect`] do.
+    ///
+    /// # Errors
+    /// Those of the two.
+    fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError> {
+        self.submit(batch)?;
+        self.collect()
+    }
 
     /// Where the time of the steps went since it was last reset; `None` for a runner that does not tell.
     fn step_profile(&mut self) -> Option<&mut StepProfile> {

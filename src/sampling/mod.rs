@@ -43,7 +43,7 @@ pub struct SampleSpec<'a> {
     pub position: u32,
     /// The prompt's tokens (repetition penalty).
     pub prompt: &'a [TokenId],
-    /// The tokens generated so far (all penalties).
+    /// The tokens generated so far (all penalties); where the last one is awaited, those before it.
     pub output: &'a [TokenId],
     /// Tokens that may not be chosen at this position (end-of-sequence before `min_tokens`).
     pub forbidden: &'a [TokenId],

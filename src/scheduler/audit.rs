@@ -42,7 +42,8 @@ impl Scheduler {
         if computed >= num_tokens {
             return Err(InvariantViolation(format!("runs with {computed} of {num_tokens} tokens computed")));
         }
-        if self.kv.blocks_for(computed) > num_blocks || num_blocks > self.kv.blocks_for(num_tokens) {
+        let num_ahead = usize::from(sequence.ahead_step.is_some());
+        if self.kv.blocks_for(computed) > num_blocks || num_blocks > self.kv.blocks_for(num_tokens + num_ahead) {
             return Err(InvariantViolation(format!("holds {num_blocks} blocks for {computed} of {num_tokens} tokens")));
         }
         if sequence.table.num_committed() * self.kv.block_size() > computed {

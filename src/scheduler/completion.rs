@@ -40,7 +40,7 @@ impl Scheduler {
     /// fail must not meet the next one of the same prompt.
     ///
     /// This comes before any other result, so that no sequence exchanges a block of its own for one that cannot be trusted, and it
-    /// includes sequences that were aborted before their failure was known.
+    /// includes sequences that were aborted before their failure was known, but not rows computed ahead for one that had ended by then.
     fn forget_failed(&mut self, plan: &StepPlan, outcomes: &[Outcome]) {
         if self.faults.has(Fault::FailedBlocksStayCached) {
             return;

@@ -1,7 +1,8 @@
 //! Decides which tokens of which sequences the next step computes, and what the step's results mean for them.
 //!
 //! `engine` is the one caller and repeats three calls: [`Scheduler::schedule`] gives a [`StepPlan`], the runner computes it,
-//! [`Scheduler::complete`] takes the results and gives [`SchedulerEvent`]s.
+//! [`Scheduler::complete`] takes the results and gives [`SchedulerEvent`]s. With a runner that computes elsewhere it asks
+//! [`Scheduler::schedule_ahead`] for the next plan before those results are there, and [`Scheduler::confirm`]s it with them.
 //!
 //! **There is no prefill and no decode phase.** A sequence has tokens, and `num_computed_tokens` of them have their keys and values in
 //! the KV cache. Each step lets sequences catch up under a budget of tokens; the one that catches up completely samples its next token.
@@ -22,6 +23,7 @@
 //!
 //! It does not sample, does not know text or stop strings, and does not wait for anyone.
 
+mod ahead;
 mod audit;
 mod completion;
 mod plan;

@@ -42,7 +42,9 @@ pub struct PlannedSequence {
     pub start: usize,
     /// The tokens, at least one.
     pub tokens: Vec<TokenId>,
-    /// Blocks that cover positions `0..start + tokens.len()`.
+    /// In a plan made ahead of the results before it: the token is the one that this sequence of the plan before, by its index, is given there.
+    pub follows: Option<usize>,
+    /// Blocks that cover positions `0..start + tokens.len()`; none where the sequence of a plan made ahead turned out to have ended.
     pub block_table: Vec<BlockId>,
     /// Whether the last row gives the next token.
     pub samples: bool,

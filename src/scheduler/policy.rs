@@ -123,12 +123,12 @@ impl Scheduler {
     }
 
     /// Blocks a running sequence still needs for the tokens it has. They are free but spoken for.
-    fn blocks_owed(&self, id: SeqId) -> usize {
+    pub(super) fn blocks_owed(&self, id: SeqId) -> usize {
         self.sequences.get(id).map_or(0, |sequence| self.kv.blocks_for(sequence.tokens.len()).saturating_sub(sequence.table.len()))
     }
 
     /// What the prefix cache has of a waiting sequence, if all its tokens fit beside the `num_owed` blocks promised to others.
-    fn find_room(&self, id: SeqId, num_owed: usize) -> Option<PrefixHit> {
+    pub(super) fn find_room(&self, id: SeqId, num_owed: usize) -> Option<PrefixHit> {
         let sequence = self.sequences.get(id)?;
         // At least the last token is computed, because its row of logits is wanted.
         let num_known = sequence.tokens.len() - usize::from(!self.faults.has(Fault::LastTokenNotRecomputed));
@@ -187,6 +187,7 @@ impl Scheduler {
         let end = start + num_tokens;
         let is_caught_up = end == sequence.tokens.len() || self.faults.has(Fault::SampledMidPrompt);
         sequence.planned_step = Some(plan.step);
+        sequence.ahead_step = None;
         if self.faults.has(Fault::CommittedBeforeComputed) {
             self.kv.commit(&mut sequence.table, sequence.scope, &sequence.tokens[..end]);
         }
@@ -194,6 +195,7 @@ impl Scheduler {
             id,
             start,
             tokens: sequence.tokens[start..end].to_vec(),
+            follows: None,
             block_table: sequence.table.blocks().to_vec(),
             samples: is_caught_up && sequence.stop.max_tokens > 0,
             score_targets: sequence.score_targets(num_tokens).to_vec(),

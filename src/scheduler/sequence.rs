@@ -43,6 +43,8 @@ pub struct Sequence {
     pub(super) table: BlockTable,
     /// The plan that holds the sequence.
     pub(super) planned_step: Option<u64>,
+    /// The plan that was made ahead of that one's results and holds the sequence too: its table covers one more row.
+    pub(super) ahead_step: Option<u64>,
 }
 
 impl Sequence {
@@ -145,6 +147,7 @@ impl Sequences {
             cached_tokens: None,
             table: BlockTable::default(),
             planned_step: None,
+            ahead_step: None,
         };
         self.next_ordinal += 1;
         self.by_id.insert(new.id, sequence);
@@ -152,6 +155,10 @@ impl Sequences {
 
     pub(super) fn get(&self, id: SeqId) -> Option<&Sequence> {
         self.by_id.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SeqId) -> Option<&mut Sequence> {
+        self.by_id.get_mut(&id)
     }
 
     /// Who goes first: lower ones do.

@@ -104,7 +104,10 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
     };
     let model = if options.needs_model() { Some(load(config, host, threads)?) } else { None };
     let mut meter = None;
-    if options.needs_limits() {
+    // To a model on a GPU the CPU's limits are none.
+    let is_elsewhere = model.as_ref().is_some_and(|model| model.runner.computes_elsewhere());
+    let wants_limits = if is_elsewhere { options.only.contains(&Part::Limits) } else { options.needs_limits() };
+    if wants_limits {
         progress("limits of this machine");
         let mut new = Meter::new(threads, model.as_ref().map_or(0, |model| model.info.weight_bytes))?;
         for _ in 0..options.rounds {
@@ -113,7 +116,7 @@ fn measure(config: &Config, options: &Options) -> anyhow::Result<Report> {
         meter = Some(new);
     }
     match (model, &options.url) {
-        (Some(model), _) => measure_model(config, options, &mut report, (model, meter.as_mut().context("limits come with a model")?))?,
+        (Some(model), _) => measure_model(config, options, &mut report, (model, meter.as_mut().filter(|_| !is_elsewhere)))?,
         (None, Some(url)) if options.wants(Part::Http) => report.http = http::of_url(config, options, meter.as_mut(), url)?,
         (None, _) => {}
     }
@@ -131,10 +134,15 @@ fn load(config: &Config, host: HostResources, threads: usize) -> anyhow::Result<
     Ok(model)
 }
 
-fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut model, meter): (Loaded, &mut Meter)) -> anyhow::Result<()> {
+fn measure_model(
+    config: &Config,
+    options: &Options,
+    report: &mut Report,
+    (mut model, mut meter): (Loaded, Option<&mut Meter>),
+) -> anyhow::Result<()> {
     let shapes = model.files.config()?;
     let work = Work::of(&shapes, &model.info);
-    let instruction = work::instruction(&model.info);
+    let instruction = meter.is_some().then(|| work::instruction(&model.info));
     let context = model.info.max_model_len;
     report.model = Some(describe(config, &model, (&work, instruction)));
     let prefills = if options.wants(Part::Prefill) { lengths("--prefill", options.prefill.as_ref(), &[512], context)? } else { Vec::new() };
@@ -166,19 +174,21 @@ fn measure_model(config: &Config, options: &Options, report: &mut Report, (mut m
         bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");
     }
     let rounds = Rounds { count: options.rounds, least: Duration::from_millis(options.min_round_ms), decode_steps: options.decode_steps };
-    let mut bench = Bench { runner: &mut *model.runner, meter: &mut *meter, work, instruction, rounds, sampling: options.sampling() };
+    let mut bench =
+        Bench { runner: &mut *model.runner, meter: meter.as_deref_mut(), work, instruction, rounds, sampling: options.sampling() };
     for length in prefills {
         progress(&format!("prefill of {length} tokens"));
         report.prefill.push(bench.prefill(length)?);
     }
     report.decode = bench.decode(&batches, &contexts)?;
     if options.wants(Part::Http) {
-        report.http = http::of_model(config, options, Some(meter), (model, (work, instruction)))?;
+        let cost = instruction.map(|instruction| (work, instruction));
+        report.http = http::of_model(config, options, meter, (model, cost))?;
     }
     Ok(())
 }
 
-fn describe(config: &Config, model: &Loaded, (work, instruction): (&Work, Instruction)) -> Model {
+fn describe(config: &Config, model: &Loaded, (work, instruction): (&Work, Option<Instruction>)) -> Model {
     let info = &model.info;
     Model {
         name: config.served_model_names[0].clone(),

@@ -28,15 +28,16 @@ fn labels<T>(found: &[T], label: impl Fn(&T) -> usize) -> Vec<String> {
 
 /// The limit of the arithmetic in tokens a second, where each token costs `flops`.
 fn peak_line(report: &Report, model: &Model, flops_per_token: impl Fn(usize) -> f64, points: usize) -> Option<Line> {
-    let peak = model.instruction.gflops(report.limits.as_ref()?)?.median * 1e9;
+    let instruction = model.instruction?;
+    let peak = instruction.gflops(report.limits.as_ref()?)?.median * 1e9;
     let values: Vec<f64> = (0..points).map(|index| peak / flops_per_token(index)).collect();
     // It may lie above the chart.
-    let name = format!("limit: {}, {} tokens/s", model.instruction.name(), number(*values.first()?));
+    let name = format!("limit: {}, {} tokens/s", instruction.name(), number(*values.first()?));
     Some(Line { name, style: Style::Limit(0), values })
 }
 
 fn decode(report: &Report) -> Option<Panel> {
-    let (model, limits) = (report.model.as_ref()?, report.limits.as_ref()?);
+    let model = report.model.as_ref()?;
     let first = report.decode.first()?;
     let batches: Vec<&Decode> = report.decode.iter().filter(|one| one.context_tokens == first.context_tokens).collect();
     let mut contexts: Vec<usize> = report.decode.iter().map(|one| one.context_tokens).collect();
@@ -48,10 +49,12 @@ fn decode(report: &Report) -> Option<Panel> {
         lines.push(Line { name: format!("context of {context} tokens"), style: Style::Measured(index), values });
     }
     let bytes = |count: usize| model.weight_bytes_per_step as f64 + (count * first.context_tokens) as f64 * model.kv_bytes_per_token as f64;
-    let read = limits.read_gb_per_s.median * 1e9;
-    let values = batches.iter().map(|one| one.sequences as f64 * read / bytes(one.sequences)).collect();
-    let name = format!("limit: reading, at context {}", first.context_tokens);
-    lines.push(Line { name, style: Style::Limit(1), values });
+    if let Some(limits) = &report.limits {
+        let read = limits.read_gb_per_s.median * 1e9;
+        let values = batches.iter().map(|one| one.sequences as f64 * read / bytes(one.sequences)).collect();
+        let name = format!("limit: reading, at context {}", first.context_tokens);
+        lines.push(Line { name, style: Style::Limit(1), values });
+    }
     lines.extend(peak_line(report, model, |_| model.flops_per_token, batches.len()));
     Some(Panel {
         title: "Decode".to_owned(),

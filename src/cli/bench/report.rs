@@ -34,7 +34,7 @@ pub struct Report {
     /// How decode chose its tokens.
     #[serde(default)]
     pub sampling: Sampling,
-    /// The machine's own limits in the same run.
+    /// The machine's own limits in the same run; `null` for a model on a GPU, to which they are no limits.
     pub limits: Option<Limits>,
     /// One entry per prompt length.
     pub prefill: Vec<Prefill>,
@@ -100,8 +100,8 @@ pub struct Model {
     pub kv_bytes_per_token: u64,
     /// Backend, instruction set and threads, as in the log.
     pub kernels: String,
-    /// The limit that `share_of_peak` is of.
-    pub instruction: Instruction,
+    /// The limit that `share_of_peak` is of; `null` on a GPU, whose limits are not measured.
+    pub instruction: Option<Instruction>,
     /// Longest prompt and output together.
     pub max_model_len: usize,
 }
@@ -144,8 +144,8 @@ pub struct Prefill {
     pub tokens_per_s: Summary,
     /// Operations of the matrices a second (two per parameter and row, the head for one row), 10^9.
     pub gflops: Summary,
-    /// The same over the peak of the instruction, each round over the limit just before it.
-    pub share_of_peak: Summary,
+    /// The same over the peak of the instruction, each round over the limit just before it; `null` on a GPU.
+    pub share_of_peak: Option<Summary>,
     /// Where the time of the steps went.
     #[serde(default)]
     pub profile: Vec<OpShare>,
@@ -173,10 +173,10 @@ pub struct Decode {
     pub tokens_per_s: Summary,
     /// Time of a step, sampling included.
     pub step_ms: Summary,
-    /// Weights, keys and values that the step must read, over what memory gives in its time. Above 1 where a cache holds the weights.
-    pub share_of_read: Summary,
-    /// Operations of the matrices over the peak of the instruction.
-    pub share_of_peak: Summary,
+    /// Weights, keys and values that the step must read, over what memory gives in its time. Above 1 where a cache holds the weights; `null` on a GPU.
+    pub share_of_read: Option<Summary>,
+    /// Operations of the matrices over the peak of the instruction; `null` on a GPU.
+    pub share_of_peak: Option<Summary>,
     /// Where the time of the steps went.
     #[serde(default)]
     pub profile: Vec<OpShare>,

@@ -20,8 +20,8 @@ fn decode(sequences: usize, context_tokens: usize) -> Decode {
         steps: 16,
         tokens_per_s: around(60.0 * sequences as f64, 1.0),
         step_ms: around(16.7, 0.1),
-        share_of_read: around(1.0, 0.0),
-        share_of_peak: around(share, 0.0),
+        share_of_read: Some(around(1.0, 0.0)),
+        share_of_peak: Some(around(share, 0.0)),
         profile: profile(0.5),
     }
 }
@@ -50,7 +50,7 @@ pub(super) fn report() -> Report {
         kv_cache_dtype: "bfloat16".to_owned(),
         kv_bytes_per_token: 1024,
         kernels: "cpu avx512 (2 threads)".to_owned(),
-        instruction: Instruction::F32Fma,
+        instruction: Some(Instruction::F32Fma),
         max_model_len: 512,
     };
     let limits = Limits {
@@ -65,7 +65,7 @@ pub(super) fn report() -> Report {
         step_tokens: 512,
         tokens_per_s: around(430.0, 1.0),
         gflops: around(200.0, 1.0),
-        share_of_peak: around(0.8, 0.0),
+        share_of_peak: Some(around(0.8, 0.0)),
         profile: profile(0.25),
     };
     Report {

@@ -101,26 +101,56 @@ impl<'a> Sequences<'a> {
         Ok(())
     }
 
-    /// One token of each of the first `tokens.len()` sequences, at `position`; `tokens` becomes what they chose.
-    pub(super) fn decode(&mut self, tokens: &mut [TokenId], position: usize) -> anyhow::Result<()> {
-        for (text, token) in self.texts.iter_mut().zip(&*tokens) {
+    /// `steps` tokens of each of the first `tokens.len()` sequences, from `position` on, where `tokens` are; the last ones chosen. A runner that computes
+    /// elsewhere has the next step before it is asked for the last one's tokens, as in the engine.
+    pub(super) fn decode(&mut self, mut tokens: Vec<TokenId>, position: usize, steps: usize) -> anyhow::Result<Vec<TokenId>> {
+        let most = 1 + usize::from(self.runner.computes_elsewhere());
+        let mut submitted = 0;
+        for position in position..position + steps {
+            // An awaited one is written when it has come.
+            self.write(&tokens, position);
+            let slice = |sequence| Slice { sequence, range: position..position + 1, is_sampled: true };
+            let slices: Vec<Slice> = (0..tokens.len()).map(slice).collect();
+            self.submit(&slices, submitted > 0)?;
+            submitted += 1;
+            if submitted == most {
+                tokens = self.collect()?;
+                submitted -= 1;
+                if submitted > 0 {
+                    self.write(&tokens, position);
+                }
+            }
+        }
+        for _ in 0..submitted {
+            tokens = self.collect()?;
+        }
+        Ok(tokens)
+    }
+
+    /// Makes `tokens` the last ones of the first sequences, at `position`.
+    fn write(&mut self, tokens: &[TokenId], position: usize) {
+        for (text, token) in self.texts.iter_mut().zip(tokens) {
             text.truncate(position);
             text.push(*token);
         }
-        let slice = |sequence| Slice { sequence, range: position..position + 1, is_sampled: true };
-        let slices: Vec<Slice> = (0..tokens.len()).map(slice).collect();
-        tokens.copy_from_slice(&self.step(&slices)?);
-        Ok(())
     }
 
     /// One step; the chosen tokens of the slices that were sampled.
     fn step(&mut self, slices: &[Slice]) -> anyhow::Result<Vec<TokenId>> {
+        self.submit(slices, false)?;
+        self.collect()
+    }
+
+    /// Sends a step, whose slices follow those of the step before if they are to.
+    fn submit(&mut self, slices: &[Slice], is_awaited: bool) -> anyhow::Result<()> {
         let (params, logprobs, tables, texts) = (&self.params, self.logprobs, &self.tables, &self.texts);
-        let sequences = slices.iter().map(|Slice { sequence, range, is_sampled }| {
-            let (prompt, position) = (&texts[*sequence][..range.end], range.end as u32);
+        let sequences = slices.iter().enumerate().map(|(index, Slice { sequence, range, is_sampled })| {
+            let (text, position) = (&texts[*sequence][..range.end], range.end as u32);
+            let prompt = &text[..range.end - usize::from(is_awaited)];
             let spec = SampleSpec { position, prompt, logprobs, ..SampleSpec::new(params) };
             SequenceSlice {
-                tokens: &prompt[range.start..],
+                tokens: &text[range.start..],
+                follows: is_awaited.then_some(index),
                 start: range.start,
                 block_table: &tables[*sequence],
                 sample: is_sampled.then_some(spec),
@@ -129,7 +159,15 @@ impl<'a> Sequences<'a> {
         });
         let batch = StepBatch { sequences: sequences.collect(), new_blocks: &[] };
         let started = Instant::now();
-        let outputs = self.runner.step(&batch)?;
+        self.runner.submit(&batch)?;
+        self.steps += started.elapsed();
+        Ok(())
+    }
+
+    /// The chosen tokens of the oldest step that was sent.
+    fn collect(&mut self) -> anyhow::Result<Vec<TokenId>> {
+        let started = Instant::now();
+        let outputs = self.runner.collect()?;
         self.steps += started.elapsed();
         let sampled = outputs.into_iter().filter_map(|output| output.sampled);
         let tokens = sampled.map(|sampled| sampled.map(|sampled| sampled.token)).collect::<Result<_, _>>();
@@ -160,9 +198,8 @@ mod tests {
         let mut sequences = Sequences::new(&mut runner, 2, 13, "--batch and --context").expect("they fit");
         sequences.prefill(0, 0..8).expect("computed");
         sequences.prefill(1, 0..8).expect("computed");
-        let mut tokens = [1, 2];
-        for position in [8, 9, 8, 9] {
-            sequences.decode(&mut tokens, position).expect("computed");
+        for _ in 0..2 {
+            sequences.decode(vec![1, 2], 8, 2).expect("computed");
         }
         sequences.prefill(1, 8..12).expect("computed");
         let prompts = [vec![(0, 6)], vec![(6, 2)], vec![(0, 6)], vec![(6, 2)]];

@@ -46,12 +46,12 @@ impl Rounds {
 pub(super) struct Bench<'a> {
     /// The model.
     pub(super) runner: &'a mut dyn ModelRunner,
-    /// The limits.
-    pub(super) meter: &'a mut Meter,
+    /// The limits; none of a model on a GPU.
+    pub(super) meter: Option<&'a mut Meter>,
     /// What a step costs.
     pub(super) work: Work,
-    /// What computes.
-    pub(super) instruction: Instruction,
+    /// What computes; `None` on a GPU.
+    pub(super) instruction: Option<Instruction>,
     /// Rounds of each measurement.
     pub(super) rounds: Rounds,
     /// How decode chooses tokens.
@@ -61,7 +61,7 @@ pub(super) struct Bench<'a> {
 /// One round: the time of one step (or prompt), and the limits just before.
 struct Round {
     seconds: f64,
-    limits: LimitRound,
+    limits: Option<LimitRound>,
 }
 
 impl Bench<'_> {
@@ -72,7 +72,7 @@ impl Bench<'_> {
         sequences.reset_profile();
         let mut rounds = Vec::new();
         for _ in 0..self.rounds.count {
-            let limits = self.meter.round();
+            let limits = self.meter.as_deref_mut().map(Meter::round);
             let seconds = self.rounds.seconds(|| sequences.prefill(0, 0..length))?;
             rounds.push(Round { seconds, limits });
         }
@@ -84,7 +84,7 @@ impl Bench<'_> {
             step_tokens: sequences.step_tokens(),
             tokens_per_s: over(&|round| length as f64 / round.seconds)?,
             gflops: over(&|round| flops / round.seconds / 1e9)?,
-            share_of_peak: over(&|round| flops / round.seconds / self.instruction.peak(&round.limits))?,
+            share_of_peak: share(&rounds, self.instruction, &|limits, instruction| flops / instruction.peak(limits)),
             profile,
         })
     }
@@ -109,7 +109,7 @@ impl Bench<'_> {
                 decode_steps(&mut sequences, count, (context, steps.min(WARM_UP_STEPS)))?;
                 sequences.reset_profile();
                 for _ in 0..self.rounds.count {
-                    let limits = self.meter.round();
+                    let limits = self.meter.as_deref_mut().map(Meter::round);
                     let seconds = self.rounds.seconds(|| decode_steps(&mut sequences, count, (context, steps)))?;
                     rounds.push(Round { seconds: seconds / steps as f64, limits });
                 }
@@ -121,11 +121,18 @@ impl Bench<'_> {
     }
 }
 
+/// What a step would take at one of the machine's limits, of the time it takes; `None` where no limits were measured.
+fn share(rounds: &[Round], instruction: Option<Instruction>, at_limit: &dyn Fn(&LimitRound, Instruction) -> f64) -> Option<Summary> {
+    let instruction = instruction?;
+    let share = |round: &Round| Some(at_limit(round.limits.as_ref()?, instruction) / round.seconds);
+    Summary::of(rounds.iter().filter_map(share).collect())
+}
+
 /// What rounds of `steps` steps of `count` sequences from `context` tokens on say.
 fn decoded(
     (count, context, steps): (usize, usize, usize),
     rounds: &[Round],
-    (work, instruction): (&Work, Instruction),
+    (work, instruction): (&Work, Option<Instruction>),
 ) -> anyhow::Result<Decode> {
     // In the middle of a run of steps every sequence is this much longer.
     let (bytes, flops) = (work.bytes(count, context + steps / 2), work.flops(count, count));
@@ -136,8 +143,8 @@ fn decoded(
         steps,
         tokens_per_s: over(&|round| count as f64 / round.seconds)?,
         step_ms: over(&|round| round.seconds * 1e3)?,
-        share_of_read: over(&|round| bytes / round.seconds / round.limits.read_bytes_per_s)?,
-        share_of_peak: over(&|round| flops / round.seconds / instruction.peak(&round.limits))?,
+        share_of_read: share(rounds, instruction, &|limits, _| bytes / limits.read_bytes_per_s),
+        share_of_peak: share(rounds, instruction, &|limits, instruction| flops / instruction.peak(limits)),
         profile: Vec::new(),
     })
 }
@@ -145,11 +152,8 @@ fn decoded(
 /// Steps that follow each other from position `context` on: each token is what the model chose in the step before.
 fn decode_steps(sequences: &mut Sequences<'_>, count: usize, (context, steps): (usize, usize)) -> anyhow::Result<()> {
     let vocabulary = sequences.vocabulary();
-    let mut tokens: Vec<TokenId> = (0..count).map(|sequence| token(sequence as u64, context as u64, vocabulary)).collect();
-    for step in 0..steps {
-        sequences.decode(&mut tokens, context + step)?;
-    }
-    Ok(())
+    let tokens: Vec<TokenId> = (0..count).map(|sequence| token(sequence as u64, context as u64, vocabulary)).collect();
+    sequences.decode(tokens, context, steps).map(drop)
 }
 
 #[cfg(test)]
@@ -184,8 +188,8 @@ mod tests {
         let mut meter = Meter::new(1, 0).expect("measured");
         let rounds = Rounds { count: 2, least: Duration::ZERO, decode_steps: 20 };
         let work = Work::new((100.0, 10.0), 220.0, 4.0);
-        let (instruction, sampling) = (Instruction::F32Fma, Sampling::default());
-        let mut bench = Bench { runner: &mut runner, meter: &mut meter, work, instruction, rounds, sampling };
+        let (instruction, sampling) = (Some(Instruction::F32Fma), Sampling::default());
+        let mut bench = Bench { runner: &mut runner, meter: Some(&mut meter), work, instruction, rounds, sampling };
         let prefill = bench.prefill(16).expect("measured");
         assert_eq!((prefill.prompt_tokens, control.log()), (16, vec![vec![(0, 16)]; 3]), "the first one warms up");
         let decode = bench.decode(&[2], &[3]).expect("measured");
@@ -194,5 +198,21 @@ mod tests {
         let prompts = [vec![(0, 3)], vec![(0, 3)]];
         let expected: Vec<_> = prompts.into_iter().chain(steps(WARM_UP_STEPS)).chain(steps(20)).chain(steps(20)).collect();
         assert_eq!(control.log()[3..], expected);
+    }
+
+    #[test]
+    fn a_gpu_is_not_held_against_the_limits_of_the_cpu_and_gets_its_steps_ahead() {
+        let (runner, control) = FakeRunner::new(LIMITS);
+        let mut runner = runner.with_device();
+        let rounds = Rounds { count: 1, least: Duration::ZERO, decode_steps: 20 };
+        let (work, sampling) = (Work::new((100.0, 10.0), 220.0, 4.0), Sampling::default());
+        let mut bench = Bench { runner: &mut runner, meter: None, work, instruction: None, rounds, sampling };
+        let prefill = bench.prefill(16).expect("measured");
+        let decode = bench.decode(&[2], &[3]).expect("measured").remove(0);
+        assert_eq!((prefill.share_of_peak, decode.share_of_read, decode.share_of_peak), (None, None, None));
+        // Two runs, one to warm up; of each every step but the first.
+        assert_eq!(control.awaited() as usize, 2 * (WARM_UP_STEPS - 1 + 19));
+        let positions: Vec<usize> = control.log()[4 + WARM_UP_STEPS..].iter().map(|step| step[0].0).collect();
+        assert_eq!(positions, (3..23).collect::<Vec<_>>());
     }
 }

@@ -38,8 +38,9 @@ pub(super) fn table(report: &Report) -> String {
     rows.extend(report.prefill.iter().flat_map(prefill));
     rows.extend(report.decode.iter().flat_map(decode));
     rows.extend(report.http.iter().flat_map(http));
-    let peak = report.model.as_ref().map_or_else(String::new, |model| format!("of {}", model.instruction.name()));
-    let head = ["", "median", "", "min .. max", "of read", &peak].map(str::to_owned);
+    let instruction = report.model.as_ref().and_then(|model| model.instruction);
+    let peak = instruction.map_or_else(String::new, |instruction| format!("of {}", instruction.name()));
+    let head = ["", "median", "", "min .. max", if report.limits.is_some() { "of read" } else { "" }, &peak].map(str::to_owned);
     let lines: Vec<[String; 6]> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
     let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
@@ -98,13 +99,13 @@ fn limits(limits: &Limits) -> Vec<Row> {
 
 fn prefill(found: &Prefill) -> Vec<Row> {
     let name = format!("prefill {}", found.prompt_tokens);
-    let rate = Row::new(&name, &found.tokens_per_s, "tokens/s").shares(None, Some(&found.share_of_peak));
+    let rate = Row::new(&name, &found.tokens_per_s, "tokens/s").shares(None, found.share_of_peak.as_ref());
     vec![rate, Row::new(name, &found.gflops, "GFLOPS")]
 }
 
 fn decode(found: &Decode) -> Vec<Row> {
     let name = format!("decode {} at {}", found.sequences, found.context_tokens);
-    let shares = (Some(&found.share_of_read), Some(&found.share_of_peak));
+    let shares = (found.share_of_read.as_ref(), found.share_of_peak.as_ref());
     vec![Row::new(&name, &found.tokens_per_s, "tokens/s").shares(shares.0, shares.1), Row::new(name, &found.step_ms, "ms a step")]
 }
 

@@ -68,7 +68,8 @@ fn watch(progress: &LoadProgress, ended: &Receiver<()>, show: Show) {
             bar.set_style(style());
             loop {
                 let (stage, percent, gigabytes_per_second) = rate.at(progress.now());
-                bar.set_message(format!("{percent:3}%  {gigabytes_per_second:.1} GB/s  {}", stage.text()));
+                let rate = if gigabytes_per_second > 0.0 { format!("{gigabytes_per_second:.1} GB/s  ") } else { String::new() };
+                bar.set_message(format!("{percent:3}%  {rate}{}", stage.text()));
                 bar.set_position(percent);
                 if !goes_on(REDRAW) {
                     break;

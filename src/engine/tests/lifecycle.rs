@@ -3,6 +3,7 @@
 use super::support::*;
 use crate::engine::{Clock, EngineConfig, EngineStatus, SubmitError};
 use crate::generation::{FailureKind, FinishReason, GenerationEvent, GenerationRequest};
+use crate::runner::fake::FakeRunner;
 use std::time::Duration;
 
 /// A small generator of test choices.
@@ -94,7 +95,14 @@ fn a_finished_stream_that_is_dropped_unread_is_no_abort() {
 
 #[test]
 fn a_stream_that_found_its_stop_string_counts_as_stopped() {
-    let (runner, _) = fake(64, 4);
+    let runner = || fake(64, 4).0;
+    // On a device its next token is known, and was not told, when it ends.
+    for runner in [runner(), runner().with_device()] {
+        counts_as_stopped(runner);
+    }
+}
+
+fn counts_as_stopped(runner: FakeRunner) {
     let mut bench = Bench::new(runner, &config());
     let stream = bench.submit(request(&prompt(1, 9), 50));
     for _ in 0..5 {

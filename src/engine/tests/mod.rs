@@ -2,6 +2,7 @@
 
 mod support;
 
+mod ahead;
 mod failures;
 mod lifecycle;
 mod limits;

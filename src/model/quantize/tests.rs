@@ -31,7 +31,7 @@ fn scores(files: &ModelFiles, weights: WeightOptions) -> Vec<u32> {
     let tokens: Vec<u32> = (0..48).map(|i| 1 + i * 7 % 380).collect();
     let blocks = [BlockId(0), BlockId(1)];
     let score = ScoreSpec { targets: &tokens[1..], top_n: 3 };
-    let slice = SequenceSlice { tokens: &tokens, start: 0, block_table: &blocks, sample: None, score: Some(score) };
+    let slice = SequenceSlice { tokens: &tokens, follows: None, start: 0, block_table: &blocks, sample: None, score: Some(score) };
     let outputs = runner.step(&StepBatch { sequences: vec![slice], new_blocks: &[] }).unwrap();
     outputs[0].scores.iter().map(|score| score.chosen.logprob.to_bits()).collect()
 }

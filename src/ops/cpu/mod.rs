@@ -38,8 +38,8 @@ pub use rope::RopeTable;
 pub use select::{CpuKernels, KernelsError};
 
 use super::{
-    ATTENTION_TILE, AttentionShape, Backend, DType, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, Target, TensorData,
-    WeightBytes, WeightType,
+    ATTENTION_TILE, AttentionShape, Backend, DType, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, RowTasks, Target,
+    TensorData, WeightBytes, WeightType,
 };
 use attention::Attention;
 use elementwise::RmsNorm;
@@ -188,6 +188,7 @@ impl Backend for CpuBackend {
     type Operand = Operand;
     type Pages = Pages;
     type Rope = RopeTable;
+    type Returning = ();
 
     fn arithmetic(&self, weights: &[WeightType], kv_cache: KvType) -> String {
         // The instruction set is not part of it: all that share an arithmetic give the same bits.
@@ -317,6 +318,12 @@ impl Backend for CpuBackend {
         }
         x.gather(rows, room);
         self.product(head, room, rows.len(), Output::Store(SharedMut::of(out)));
+    }
+
+    fn send_back(&self, _tasks: &RowTasks) {}
+
+    fn receive(&self, (): (), _tasks: &mut RowTasks) -> Result<(), OpError> {
+        Ok(())
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {

@@ -11,6 +11,7 @@ pub struct AbsentDevice<Kind>(Infallible, PhantomData<Kind>);
 impl<Kind: Send + Sync + 'static> Device for AbsentDevice<Kind> {
     type Memory = Infallible;
     type Recording = Infallible;
+    type Returning = Infallible;
 
     const RECORDS: bool = false;
 
@@ -38,6 +39,15 @@ impl<Kind: Send + Sync + 'static> Device for AbsentDevice<Kind> {
         match self.0 {}
     }
 
+    fn send_back(&self, _from: At<'_, Infallible>, _bytes: usize) -> Result<Infallible, DeviceError> {
+        match self.0 {}
+    }
+
+    fn receive(&self, returning: Infallible, _out: &mut [u8]) -> Result<(), DeviceError> {
+        match returning {}
+    }
+
+    #[cfg(test)]
     fn wait(&self) -> Result<(), DeviceError> {
         match self.0 {}
     }

@@ -5,23 +5,22 @@ use super::logits::Head;
 use super::matrix::{GpuMatrix, half_of};
 #[cfg(test)]
 use super::memory::download_values;
-use super::memory::{GpuBuffer, GpuOperand, GpuPages, GpuRope, GpuVector, download_halves, upload_values};
+use super::memory::{GpuBuffer, GpuOperand, GpuPages, GpuRope, GpuVector, bytes_of_mut, download_halves, upload_values};
 use super::recorder::{MOST_RECORDINGS, Mode, StepKey};
 use super::step::{Capacity, Items, MOST_QUERIES, StepTables, WARPS};
 use super::{GpuBackend, HEAD_DIMS, INVARIANT_ROWS, Scratch, Sizes};
 use crate::ops::cpu::RopeTable;
 use crate::ops::{
-    AttentionShape, Backend, HostValues, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, RowTasks, StepNeeds, Target,
+    AWAITED_TOKEN, AttentionShape, Backend, KvType, MatrixRows, OpError, PackedBatch, PageShape, QkNorm, RowTasks, StepNeeds, Target,
     TaskLimits, TensorData, WeightType,
 };
-use std::sync::atomic::Ordering;
 
 /// Threads of a block that walks over a row.
 const ROW_THREADS: u32 = 128;
 /// Threads of a block of RMSNorm and of activations.
-const WIDE_THREADS: u32 = 256;
+pub(super) const WIDE_THREADS: u32 = 256;
 /// Threads of a block with a warp for each of [`WARPS`] heads.
-const HEAD_THREADS: u32 = 32 * WARPS as u32;
+pub(super) const HEAD_THREADS: u32 = 32 * WARPS as u32;
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
@@ -54,6 +53,11 @@ impl<D: Device> GpuBackend<D> {
         if !matches!(self.recorder().mode, Mode::Replay(_)) {
             self.attempt(send);
         }
+    }
+
+    /// What has failed, if anything. It stays: a device that failed does not come back.
+    fn outcome(&self) -> std::result::Result<(), OpError> {
+        self.fault().clone().map_or(Ok(()), |fault| Err(fault.into()))
     }
 
     /// Gives up what a panic left in the making.
@@ -217,6 +221,8 @@ impl<D: Device> Backend for GpuBackend<D> {
     type Operand = GpuOperand<D::Memory>;
     type Pages = GpuPages<D::Memory>;
     type Rope = GpuRope<D::Memory>;
+    /// Absent after a failure.
+    type Returning = Option<D::Returning>;
 
     fn arithmetic(&self, _weights: &[WeightType], _kv_cache: KvType) -> String {
         let invariant = if self.options.is_batch_invariant { "-invariant" } else { "" };
@@ -249,10 +255,9 @@ impl<D: Device> Backend for GpuBackend<D> {
     }
 
     fn begin_step(&self, batch: &PackedBatch) {
-        self.is_waited.store(false, Ordering::Relaxed);
         self.drop_recording();
         let key = self.with_scratch(|scratch| {
-            self.attempt(|| scratch.tables.upload(&self.device, batch, scratch.group));
+            self.attempt(|| scratch.tables.upload(&self.device, batch, (scratch.group, scratch.answer_words)));
             self.step_key(scratch)
         });
         let mut recorder = self.recorder();
@@ -289,13 +294,10 @@ impl<D: Device> Backend for GpuBackend<D> {
         self.recorder().is_on = true;
     }
 
+    #[cfg(test)]
     fn end_step(&self) -> std::result::Result<(), OpError> {
-        // A step without logits has not waited: its errors and its time are not to be those of a later one.
-        if !self.is_waited.swap(true, Ordering::Relaxed) {
-            self.attempt(|| self.device.wait());
-        }
-        // It stays: a device that failed does not come back.
-        self.fault().clone().map_or(Ok(()), |fault| Err(fault.into()))
+        self.attempt(|| self.device.wait());
+        self.outcome()
     }
 
     fn matrix(&self, source: &TensorData<'_>, _rows: MatrixRows, stored: WeightType) -> std::result::Result<Self::Matrix, OpError> {
@@ -307,10 +309,6 @@ impl<D: Device> Backend for GpuBackend<D> {
 
     fn stored_as(&self, _matrix: &Self::Matrix) -> WeightType {
         self.stored()
-    }
-
-    fn host_values(&self, count: usize) -> std::result::Result<HostValues, OpError> {
-        Ok(self.device.host_values(count)?)
     }
 
     fn vector(&self, values: &[f32]) -> std::result::Result<Self::Vector, OpError> {
@@ -348,9 +346,11 @@ impl<D: Device> Backend for GpuBackend<D> {
 
     fn embed(&self, table: &Self::Matrix, batch: &PackedBatch, out: &mut Self::Buffer) {
         assert!(batch.rows() * table.inputs <= out.values, "embedding of {} rows", batch.rows());
-        assert!(batch.tokens().iter().all(|&token| (token as usize) < table.outputs), "a token outside of the vocabulary");
+        let is_known = |&token: &u32| token & AWAITED_TOKEN != 0 || (token as usize) < table.outputs;
+        assert!(batch.tokens().iter().all(is_known), "a token outside of the vocabulary");
         self.with_scratch(|scratch| {
-            let args = [start(&table.memory), Arg::At(scratch.tables.tokens()), start(&out.memory), int(table.inputs)];
+            let (tokens, answers) = (Arg::At(scratch.tables.tokens()), start(&scratch.answers));
+            let args = [start(&table.memory), tokens, answers, start(&out.memory), int(table.inputs)];
             let (kernel, grid) = (self.kernel(Operation::Embed), [batch.rows() as u32, 1, 1]);
             self.send(&Call { kernel, grid, threads: ROW_THREADS, args: &args });
         });
@@ -447,13 +447,34 @@ impl<D: Device> Backend for GpuBackend<D> {
         self.logits_to_host(&Head { matrix: head, x, room }, rows, out);
     }
 
-    fn row_tasks(&self, rows: usize, vocabulary: usize) -> std::result::Result<Option<RowTasks>, OpError> {
-        let limits = TaskLimits::new(rows, vocabulary);
-        Ok(Some(RowTasks::new(limits, self.device.host_values(limits.answers)?)))
+    fn task_limits(&self, rows: usize, vocabulary: usize) -> Option<TaskLimits> {
+        Some(TaskLimits::new(rows, vocabulary))
     }
 
     fn answer(&self, head: &Self::Matrix, x: &Self::Operand, room: &mut Self::Operand, tasks: &mut RowTasks) {
         self.answer_tasks(&Head { matrix: head, x, room }, tasks);
+    }
+
+    fn send_back(&self, tasks: &RowTasks) -> Self::Returning {
+        let mut returning = None;
+        self.with_scratch(|scratch| {
+            let bytes = tasks.len() * tasks.answer_words() * size_of::<u32>();
+            self.attempt(|| {
+                returning = Some(self.device.send_back(At::start(&scratch.answers), bytes)?);
+                Ok(())
+            });
+        });
+        returning
+    }
+
+    fn receive(&self, returning: Self::Returning, tasks: &mut RowTasks) -> std::result::Result<(), OpError> {
+        // What was sent without a failure is told, whatever became of a later step.
+        let Some(returning) = returning else { return self.outcome() };
+        let received = self.device.receive(returning, bytes_of_mut(tasks.answers_mut()));
+        if let Err(error) = &received {
+            self.fault().get_or_insert_with(|| error.clone());
+        }
+        Ok(received?)
     }
 
     fn for_each(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {

@@ -3,14 +3,13 @@
 //! Kernels are compiled by nvcc when the crate is built (`build.rs`): machine code for the usual GPUs and PTX of compute capability 8.0 and
 //! 9.0, which the driver compiles for others.
 
+use super::cuda_host::{CudaReturning, Landings, STAGING, Staging, failed};
 use super::cuda_product::{few_rows, few_rows_swiglu};
 use super::device::{Arg, At, Device, DeviceError, Half, Kernel, Launch, Operation, Product};
-use crate::ops::HostValues;
 use cudarc::cublas::{self, sys as blas};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The compiled kernels, by the file they are in.
@@ -29,9 +28,6 @@ const MODULES: [(&[Operation], &[u8]); 9] = [
 /// Memory that cuBLAS may use: what it asks for on Hopper. Taken once, so that no product allocates.
 const BLAS_WORKSPACE: usize = 32 << 20;
 
-/// Bytes that are on their way to the device without anyone waiting for them.
-const STAGING: usize = 4 << 20;
-
 /// Memory of a graph: 1.31 MB were measured for one of 400 launches, more than the largest model has (`cuda_memory_of_recordings`, H100).
 const RECORDING_BYTES: u64 = 3 << 19;
 
@@ -45,25 +41,12 @@ pub struct CudaDevice {
     blas: Blas,
     modules: HashMap<Operation, Module>,
     staging: Mutex<Staging>,
+    landings: Mutex<Landings>,
     functions: Mutex<HashMap<Kernel, Function>>,
     /// Whether a kernel may be started before the one before has ended: all of ours wait for it before they touch anything of others.
     pub(super) starts_early: bool,
     description: String,
     arithmetic: String,
-}
-
-/// What is on its way to the device: the driver reads it some time after an upload was asked for.
-struct Staging {
-    values: PinnedValues,
-    /// Bytes that may still be read.
-    used: usize,
-}
-
-impl Staging {
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: numbers are bytes, and bytes need no alignment: all of them are in the middle.
-        unsafe { self.values.align_to_mut().1 }
-    }
 }
 
 /// A handle of cuBLAS with its workspace.
@@ -115,54 +98,6 @@ impl Drop for CudaMemory {
     }
 }
 
-/// Values in memory of the host that the device reads and writes itself, without a copy by the driver.
-struct PinnedValues {
-    context: Arc<CudaContext>,
-    pointer: *mut f32,
-    count: usize,
-}
-
-// SAFETY: it owns its memory, as a `Vec` does.
-unsafe impl Send for PinnedValues {}
-
-impl PinnedValues {
-    fn new(context: &Arc<CudaContext>, count: usize) -> Result<Self, DeviceError> {
-        let bytes = count.max(1) * size_of::<f32>();
-        let refused = |_| DeviceError::Memory { bytes, what: "values on the host" };
-        // SAFETY: the context is current; the memory is owned by what is returned, and zeroed before anyone reads it.
-        unsafe {
-            let pointer = result::malloc_host(bytes, 0).map_err(refused)?.cast::<f32>();
-            pointer.write_bytes(0, count.max(1));
-            Ok(Self { context: Arc::clone(context), pointer, count })
-        }
-    }
-}
-
-impl Deref for PinnedValues {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        // SAFETY: so many initialised values are there for as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.pointer, self.count) }
-    }
-}
-
-impl DerefMut for PinnedValues {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above; the device writes only while a download borrows them.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.count) }
-    }
-}
-
-impl Drop for PinnedValues {
-    fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
-            // SAFETY: the pointer came from `malloc_host` and is freed once.
-            let _ = unsafe { result::free_host(self.pointer.cast()) };
-        }
-    }
-}
-
 /// A graph of launches.
 pub struct CudaGraph {
     context: Arc<CudaContext>,
@@ -206,10 +141,6 @@ fn check(product: &Product<'_, CudaMemory>) {
     pointer(product.x, product.rows * product.inputs * 2);
 }
 
-fn failed(call: impl Into<String>) -> impl FnOnce(DriverError) -> DeviceError {
-    |error| DeviceError::Call { call: call.into(), detail: error.to_string() }
-}
-
 fn blas_failed(call: &str) -> impl FnOnce(cublas::result::CublasError) -> DeviceError {
     let call = call.to_owned();
     |error| DeviceError::Call { call, detail: error.to_string() }
@@ -240,7 +171,7 @@ impl CudaDevice {
         }
         let name = context.name().map_err(failed("cuDeviceGetName"))?;
         let modules = load_modules()?;
-        let staging = Staging { values: PinnedValues::new(&context, STAGING / size_of::<f32>())?, used: 0 };
+        let staging = Mutex::new(Staging::new(&context)?);
         let (blas, version) = open_blas(&context, &stream)?;
         Ok(Self {
             description: format!("cuda:{ordinal} {name}"),
@@ -249,7 +180,8 @@ impl CudaDevice {
             stream,
             blas,
             modules,
-            staging: Mutex::new(staging),
+            staging,
+            landings: Mutex::default(),
             functions: Mutex::new(HashMap::new()),
             starts_early: major >= 9,
         })
@@ -263,11 +195,15 @@ impl CudaDevice {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn landings(&self) -> MutexGuard<'_, Landings> {
+        self.landings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for the queue, after which nothing staged is read any more.
     fn synchronize(&self, staging: &mut Staging) -> Result<(), DeviceError> {
         // SAFETY: the stream lives as long as the device.
         unsafe { result::stream::synchronize(self.stream.cu_stream()) }.map_err(failed("cuStreamSynchronize"))?;
-        staging.used = 0;
+        staging.ring.clear();
         Ok(())
     }
 
@@ -320,6 +256,15 @@ impl CudaDevice {
             )
         }
         .map_err(blas_failed("cublasGemmEx"))
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        // A last step may be on its way: it reads and writes memory of the host that goes with the device.
+        if self.bind().is_ok() {
+            let _ = self.synchronize(&mut self.staging());
+        }
     }
 }
 
@@ -400,6 +345,7 @@ fn size(value: usize) -> i32 {
 impl Device for CudaDevice {
     type Memory = CudaMemory;
     type Recording = CudaGraph;
+    type Returning = CudaReturning;
 
     const RECORDS: bool = true;
 
@@ -425,11 +371,6 @@ impl Device for CudaDevice {
         allocate((&self.context, &self.stream), bytes, what)
     }
 
-    fn host_values(&self, count: usize) -> Result<HostValues, DeviceError> {
-        self.bind()?;
-        Ok(Box::new(PinnedValues::new(&self.context, count)?))
-    }
-
     fn upload(&self, bytes: &[u8], to: At<'_, CudaMemory>) -> Result<(), DeviceError> {
         self.bind()?;
         let to = pointer(to, bytes.len());
@@ -439,17 +380,20 @@ impl Device for CudaDevice {
             unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }.map_err(failed("cuMemcpyHtoDAsync"))?;
             return self.synchronize(&mut staging);
         }
-        if staging.used + bytes.len() > STAGING {
-            self.synchronize(&mut staging)?;
-        }
-        let from = staging.used;
-        staging.used = (from + bytes.len()).next_multiple_of(16).min(STAGING);
-        let staged = &mut staging.bytes_mut()[from..from + bytes.len()];
+        let place = match staging.ring.take(bytes.len()) {
+            Some(place) => place,
+            None => {
+                self.synchronize(&mut staging)?;
+                staging.ring.take(bytes.len()).expect("an empty room has place for what is no larger")
+            }
+        };
+        let staged = staging.at(place, bytes.len());
         staged.copy_from_slice(bytes);
-        // SAFETY: the destination holds the bytes; those staged are not touched before the queue is empty.
+        // SAFETY: the destination holds the bytes; those staged are not touched before the device has read them.
         unsafe { result::memcpy_htod_async(to, staged, self.stream.cu_stream()) }.map_err(failed("cuMemcpyHtoDAsync"))
     }
 
+    #[cfg(test)]
     fn wait(&self) -> Result<(), DeviceError> {
         self.bind()?;
         self.synchronize(&mut self.staging())
@@ -463,6 +407,18 @@ impl Device for CudaDevice {
             result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()).map_err(failed("cuMemcpyDtoHAsync"))?;
         }
         self.synchronize(&mut self.staging())
+    }
+
+    fn send_back(&self, from: At<'_, CudaMemory>, bytes: usize) -> Result<CudaReturning, DeviceError> {
+        self.bind()?;
+        let from = pointer(from, bytes);
+        let staged = self.staging().ring.mark();
+        self.landings().send(&self.context, (from, bytes), self.stream.cu_stream(), staged)
+    }
+
+    fn receive(&self, returning: CudaReturning, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.landings().receive(returning, out, &mut self.staging().ring)
     }
 
     fn launch(&self, launch: &Launch<'_, CudaMemory>) -> Result<(), DeviceError> {

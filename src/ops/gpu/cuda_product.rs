@@ -5,10 +5,8 @@ use super::device::{Arg, At, DeviceError, Half, Kernel, Launch, Operation, Produ
 /// Most rows of our kernel. With four, cuBLAS's is faster (measured on an H100, benches/RESULTS.md).
 const MOST_VECTORS: usize = 2;
 /// Warps of a block, each with one output, unless rows of the weights are longer than a warp takes alone.
-const WARPS: u32 = 4;
-const LONGEST: usize = 2048;
-/// Alignment of rows that are read 16 bytes at a time, which they are where `inputs` is a multiple of 8.
-const CHUNK: usize = 16;
+pub(super) const WARPS: u32 = 4;
+pub(super) const LONGEST: usize = 2048;
 
 /// Sends the kernel that computes `product`, if it is one for it; else `None`.
 pub(super) fn few_rows<M>(
@@ -43,9 +41,8 @@ struct Shape {
 
 impl Shape {
     fn of<M>(product: &Product<'_, M>) -> Option<Self> {
-        let Product { weight, x, rows, inputs, half, .. } = *product;
-        let is_aligned = |at: At<'_, M>| at.offset.is_multiple_of(CHUNK);
-        ((1..=MOST_VECTORS).contains(&rows) && is_aligned(weight) && is_aligned(x)).then_some(Self { rows, inputs, half })
+        let Product { rows, inputs, half, .. } = *product;
+        ((1..=MOST_VECTORS).contains(&rows) && product.is_aligned()).then_some(Self { rows, inputs, half })
     }
 
     fn args<M>(&self, outputs: usize) -> Option<[Arg<'_, M>; 3]> {

@@ -1,9 +1,7 @@
 //! What the GPU backend asks of a device: memory, copies, launches of its kernels, and one kind of matrix product.
 //!
-//! All work is sent to one queue and happens in its order. [`Device::download`] and [`Device::wait`] wait for it, and uploads where a device has no
-//! room for what is on its way.
-
-use crate::ops::HostValues;
+//! All work is sent to one queue and happens in its order. [`Device::download`] waits for all of it, [`Device::receive`] for what was
+//! sent up to some moment, and uploads where a device has no room for what is on its way.
 
 /// Something that a device refused or could not do.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -193,6 +191,18 @@ pub struct Product<'a, M> {
     pub is_added: bool,
 }
 
+/// Alignment of rows that are read 16 bytes at a time, which they are where their values are a multiple of 8.
+#[cfg(any(test, feature = "cuda", all(feature = "metal", target_os = "macos")))]
+const CHUNK: usize = 16;
+
+#[cfg(any(test, feature = "cuda", all(feature = "metal", target_os = "macos")))]
+impl<M> Product<'_, M> {
+    /// Whether weight and `x` start where chunks of rows can be read.
+    pub(super) fn is_aligned(&self) -> bool {
+        self.weight.offset.is_multiple_of(CHUNK) && self.x.offset.is_multiple_of(CHUNK)
+    }
+}
+
 /// A device with one queue of work.
 pub trait Device: Send + Sync + 'static {
     /// Memory on the device, freed when dropped.
@@ -200,6 +210,9 @@ pub trait Device: Send + Sync + 'static {
 
     /// Launches and products that can be sent again together.
     type Recording: Send;
+
+    /// Bytes on their way to the host.
+    type Returning: Send;
 
     /// Whether recording pays; where it does not, nothing is recorded.
     const RECORDS: bool;
@@ -227,14 +240,6 @@ pub trait Device: Send + Sync + 'static {
     /// [`DeviceError::Memory`].
     fn allocate(&self, bytes: usize, what: &'static str) -> Result<Self::Memory, DeviceError>;
 
-    /// Room on the host to which [`Self::download`] copies fast.
-    ///
-    /// # Errors
-    /// [`DeviceError::Memory`].
-    fn host_values(&self, count: usize) -> Result<HostValues, DeviceError> {
-        Ok(Box::new(vec![0.0; count]))
-    }
-
     /// Copies to the device, after what was sent before; `bytes` may be reused at once.
     ///
     /// # Errors
@@ -247,10 +252,24 @@ pub trait Device: Send + Sync + 'static {
     /// [`DeviceError`], that of an earlier launch too.
     fn download(&self, from: At<'_, Self::Memory>, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// Sends a copy of `bytes` bytes to the host, behind what was sent before, and waits for nothing: the bytes are those that were there then, whatever
+    /// is sent afterwards.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn send_back(&self, from: At<'_, Self::Memory>, bytes: usize) -> Result<Self::Returning, DeviceError>;
+
+    /// Waits for such a copy, and for everything that was sent before it. `out` has room for the bytes exactly.
+    ///
+    /// # Errors
+    /// [`DeviceError`], that of an earlier launch too.
+    fn receive(&self, returning: Self::Returning, out: &mut [u8]) -> Result<(), DeviceError>;
+
     /// Waits for everything that was sent before.
     ///
     /// # Errors
     /// [`DeviceError`] of what was sent.
+    #[cfg(test)]
     fn wait(&self) -> Result<(), DeviceError>;
 
     /// Sends a kernel.

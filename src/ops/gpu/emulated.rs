@@ -1,15 +1,20 @@
 //! A device on the host, for tests: the CUDA or the Metal kernels compiled by the C++ compiler (`tests/gpu`), and for CUDA, whose products are a
 //! library's, a plain matrix product.
+//!
+//! As on a device nothing is done when it is sent, but when somebody waits for it: work waits in a queue, bytes to be uploaded in a small ring.
+//! So whoever relies on something being done, or overwrites what is still to be read, is found out.
 
 use super::cuda_product::{few_rows, few_rows_swiglu};
 use super::device::{Arg, At, Device, DeviceError, Half, Launch, Product};
 use super::metal_product;
+use super::ring::{Mark, Ring};
 use std::cell::UnsafeCell;
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 type LaunchFn = unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void, *mut c_char, usize) -> c_int;
 type AllocatedFn = unsafe extern "C" fn(*mut c_void, usize);
@@ -104,6 +109,7 @@ pub(crate) struct EmulatedDevice {
     library: &'static Library,
     /// What is being recorded.
     recorded: Mutex<Option<Vec<Recorded>>>,
+    queue: Mutex<Queue>,
     /// Bytes that are allocated.
     used: Arc<AtomicU64>,
     /// Kernels that can be sent before all fail.
@@ -113,11 +119,58 @@ pub(crate) struct EmulatedDevice {
 /// Memory of an emulated device.
 const ALL_BYTES: u64 = 1 << 30;
 
+/// Bytes on their way to the device: less than two large steps have, so that the ring goes round.
+const STAGING: usize = 64 << 10;
+
 /// Something to do later, with addresses.
 #[derive(Clone)]
 pub(crate) enum Recorded {
     Launch { name: String, grid: [u32; 3], threads: u32, values: Vec<u64> },
     Product { weight: usize, x: usize, out: usize, shape: [usize; 3], half: Half, is_added: bool },
+}
+
+/// What was sent.
+enum Work {
+    Do(Recorded),
+    /// Bytes of the ring.
+    Upload {
+        place: usize,
+        bytes: usize,
+        to: usize,
+    },
+    SendBack {
+        from: usize,
+        landing: Arc<Mutex<Vec<u8>>>,
+    },
+}
+
+/// What is to be done, and what of it was read.
+struct Queue {
+    work: VecDeque<Work>,
+    /// How much was done in all.
+    done: u64,
+    ring: Ring,
+    staging: Vec<u8>,
+    /// The first failure, of which whoever waits is told.
+    fault: Option<DeviceError>,
+}
+
+impl Queue {
+    fn send(&mut self, work: Work) {
+        self.work.push_back(work);
+    }
+
+    /// How much was sent in all.
+    fn sent(&self) -> u64 {
+        self.done + self.work.len() as u64
+    }
+}
+
+/// Bytes on their way back.
+pub(crate) struct EmulatedReturning {
+    landing: Arc<Mutex<Vec<u8>>>,
+    sent: u64,
+    staged: Mark,
 }
 
 impl EmulatedDevice {
@@ -126,8 +179,50 @@ impl EmulatedDevice {
             language,
             library: library(language, checks),
             recorded: Mutex::new(None),
+            queue: Mutex::new(Queue { work: VecDeque::new(), done: 0, ring: Ring::new(STAGING), staging: vec![0; STAGING], fault: None }),
             used: Arc::default(),
             left: Arc::new(AtomicU64::new(u64::MAX)),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what was sent up to a moment.
+    fn do_until(&self, queue: &mut Queue, sent: u64) -> Result<(), DeviceError> {
+        while queue.done < sent {
+            let Some(work) = queue.work.pop_front() else { break };
+            queue.done += 1;
+            if queue.fault.is_none() {
+                queue.fault = self.work(work, &queue.staging).err();
+            }
+        }
+        queue.fault.clone().map_or(Ok(()), Err)
+    }
+
+    /// Does all that was sent.
+    fn do_all(&self, queue: &mut Queue) -> Result<(), DeviceError> {
+        let sent = queue.sent();
+        self.do_until(queue, sent)?;
+        queue.ring.clear();
+        Ok(())
+    }
+
+    fn work(&self, work: Work, staging: &[u8]) -> Result<(), DeviceError> {
+        match work {
+            Work::Do(recorded) => self.execute(recorded),
+            Work::Upload { place, bytes, to } => {
+                // SAFETY: room for the bytes was checked when they were sent, and the memory is still there.
+                unsafe { std::ptr::copy_nonoverlapping(staging[place..place + bytes].as_ptr(), to as *mut u8, bytes) };
+                Ok(())
+            }
+            Work::SendBack { from, landing } => {
+                let mut landing = landing.lock().unwrap_or_else(PoisonError::into_inner);
+                // SAFETY: as above.
+                unsafe { std::ptr::copy_nonoverlapping(from as *const u8, landing.as_mut_ptr(), landing.len()) };
+                Ok(())
+            }
         }
     }
 
@@ -136,13 +231,16 @@ impl EmulatedDevice {
         Arc::clone(&self.left)
     }
 
-    /// Keeps `work` if there is a recording, else does it.
-    fn keep_or_do(&self, work: Recorded) -> Result<(), DeviceError> {
+    /// Keeps `work` if there is a recording, else sends it.
+    fn keep_or_send(&self, work: Recorded) {
         match &mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(recorded) => recorded.push(work),
-            None => return self.execute(work),
+            None => self.queue().send(Work::Do(work)),
         }
-        Ok(())
+    }
+
+    fn assert_no_recording(&self) {
+        assert!(self.recorded.lock().unwrap_or_else(PoisonError::into_inner).is_none(), "only launches and products are recorded");
     }
 
     fn execute(&self, work: Recorded) -> Result<(), DeviceError> {
@@ -246,6 +344,7 @@ impl Drop for HostMemory {
 impl Device for EmulatedDevice {
     type Memory = HostMemory;
     type Recording = Vec<Recorded>;
+    type Returning = EmulatedReturning;
 
     const RECORDS: bool = true;
 
@@ -266,7 +365,9 @@ impl Device for EmulatedDevice {
     }
 
     fn allocate(&self, bytes: usize, what: &'static str) -> Result<HostMemory, DeviceError> {
-        assert!(self.recorded.lock().unwrap_or_else(PoisonError::into_inner).is_none(), "only launches and products are recorded");
+        self.assert_no_recording();
+        // What was there before may go, and must not be used after that.
+        self.do_all(&mut self.queue())?;
         if self.used.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64 > ALL_BYTES {
             self.used.fetch_sub(bytes as u64, Ordering::Relaxed);
             return Err(DeviceError::Memory { bytes, what });
@@ -280,23 +381,49 @@ impl Device for EmulatedDevice {
     }
 
     fn upload(&self, bytes: &[u8], to: At<'_, HostMemory>) -> Result<(), DeviceError> {
-        assert!(self.recorded.lock().unwrap_or_else(PoisonError::into_inner).is_none(), "only launches and products are recorded");
-        let to = to.memory.pointer(to.offset, bytes.len());
-        // SAFETY: room for the bytes was checked.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        self.assert_no_recording();
+        let to = to.memory.pointer(to.offset, bytes.len()) as usize;
+        let mut queue = self.queue();
+        let Some(place) = queue.ring.take(bytes.len()) else {
+            self.do_all(&mut queue)?;
+            // SAFETY: room for the bytes was checked, and nothing is going on.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
+            return Ok(());
+        };
+        queue.staging[place..place + bytes.len()].copy_from_slice(bytes);
+        queue.send(Work::Upload { place, bytes: bytes.len(), to });
         Ok(())
     }
 
     fn download(&self, from: At<'_, HostMemory>, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        assert!(self.recorded.lock().unwrap_or_else(PoisonError::into_inner).is_none(), "only launches and products are recorded");
+        self.assert_no_recording();
+        self.do_all(&mut self.queue())?;
         let from = from.memory.pointer(from.offset, bytes.len());
         // SAFETY: so many bytes are there.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
-    fn wait(&self) -> Result<(), DeviceError> {
+    fn send_back(&self, from: At<'_, HostMemory>, bytes: usize) -> Result<EmulatedReturning, DeviceError> {
+        self.assert_no_recording();
+        let from = from.memory.pointer(from.offset, bytes) as usize;
+        let landing = Arc::new(Mutex::new(vec![0; bytes]));
+        let mut queue = self.queue();
+        queue.send(Work::SendBack { from, landing: Arc::clone(&landing) });
+        Ok(EmulatedReturning { landing, sent: queue.sent(), staged: queue.ring.mark() })
+    }
+
+    fn receive(&self, returning: EmulatedReturning, out: &mut [u8]) -> Result<(), DeviceError> {
+        let mut queue = self.queue();
+        self.do_until(&mut queue, returning.sent)?;
+        queue.ring.free(returning.staged);
+        out.copy_from_slice(&returning.landing.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn wait(&self) -> Result<(), DeviceError> {
+        self.do_all(&mut self.queue())
     }
 
     fn launch(&self, launch: &Launch<'_, HostMemory>) -> Result<(), DeviceError> {
@@ -305,7 +432,8 @@ impl Device for EmulatedDevice {
             return Err(DeviceError::Call { call: kernel.to_string(), detail: "the device is lost".to_owned() });
         }
         let (name, values) = (kernel.to_string(), args.iter().map(argument).collect());
-        self.keep_or_do(Recorded::Launch { name, grid: *grid, threads: *threads, values })
+        self.keep_or_send(Recorded::Launch { name, grid: *grid, threads: *threads, values });
+        Ok(())
     }
 
     fn multiply(&self, product: &Product<'_, HostMemory>) -> Result<(), DeviceError> {
@@ -320,7 +448,8 @@ impl Device for EmulatedDevice {
         if let Some(sent) = is_sent {
             return sent;
         }
-        self.keep_or_do(Recorded::Product { weight, x, out, shape: [rows, inputs, outputs], half, is_added })
+        self.keep_or_send(Recorded::Product { weight, x, out, shape: [rows, inputs, outputs], half, is_added });
+        Ok(())
     }
 
     fn multiply_swiglu(&self, product: &Product<'_, HostMemory>, out: At<'_, HostMemory>) -> Result<bool, DeviceError> {
@@ -340,6 +469,7 @@ impl Device for EmulatedDevice {
     }
 
     fn replay(&self, recording: &Vec<Recorded>) -> Result<(), DeviceError> {
-        recording.iter().cloned().try_for_each(|work| self.execute(work))
+        recording.iter().cloned().for_each(|work| self.queue().send(Work::Do(work)));
+        Ok(())
     }
 }

@@ -1,17 +1,18 @@
 //! Logits, and what is wanted of them, as launches.
 
 use super::backend::{Call, int, start};
-use super::device::{Arg, At, Device, DeviceError, Operation};
+use super::device::{Arg, At, Device, Operation};
 use super::matrix::GpuMatrix;
-use super::memory::{GpuOperand, bytes_of};
+use super::memory::{GpuOperand, bytes_of, bytes_of_mut};
 use super::{GpuBackend, LOGIT_ROWS, Scratch};
+#[cfg(test)]
+use crate::ops::Backend;
 use crate::ops::{RowTasks, TASK_WORDS};
-use std::sync::atomic::Ordering;
 
 /// Threads of a block that puts rows together.
 const ROW_THREADS: u32 = 128;
 /// Threads of a block that answers a task.
-const CHOOSE_THREADS: u32 = 1024;
+pub(super) const CHOOSE_THREADS: u32 = 1024;
 
 /// What logits are made of.
 pub(super) struct Head<'a, D: Device> {
@@ -43,13 +44,6 @@ struct TaskPlaces {
     vocabulary: usize,
 }
 
-/// Downloads f32 values.
-fn download<D: Device>(device: &D, memory: &D::Memory, out: &mut [f32]) -> Result<(), DeviceError> {
-    // SAFETY: any bytes are numbers, and bytes need no alignment: all of `out` is in the middle.
-    let (_, bytes, _) = unsafe { out.align_to_mut::<u8>() };
-    device.download(At::start(memory), bytes)
-}
-
 impl<D: Device> GpuBackend<D> {
     /// Logits of rows, to the host.
     pub(super) fn logits_to_host(&self, head: &Head<'_, D>, rows: &[u32], out: &mut [f32]) {
@@ -59,12 +53,13 @@ impl<D: Device> GpuBackend<D> {
         }
     }
 
-    /// Answers tasks about rows of logits.
+    /// Sends tasks about rows of logits.
     pub(super) fn answer_tasks(&self, head: &Head<'_, D>, tasks: &mut RowTasks) {
         head.check(tasks.rows());
         self.with_scratch(|scratch| {
             let needs = &scratch.needs;
             assert!(tasks.len() <= needs.rows && head.matrix.outputs == needs.vocabulary, "{} tasks, {needs:?}", tasks.len());
+            scratch.answer_words = tasks.answer_words();
             let places = self.send_tasks(scratch, tasks, head.matrix.outputs);
             for first in (0..tasks.len()).step_by(head.at_once()) {
                 let count = head.at_once().min(tasks.len() - first);
@@ -72,7 +67,6 @@ impl<D: Device> GpuBackend<D> {
                 self.send_logits(scratch, head, (rows, count));
                 self.send_answers(scratch, &places, (first, count));
             }
-            self.take_answers(scratch, tasks);
         });
     }
 
@@ -90,8 +84,7 @@ impl<D: Device> GpuBackend<D> {
         self.with_scratch(|scratch| {
             self.attempt(|| self.device.upload(bytes_of(rows), At::start(&scratch.chosen)));
             self.send_logits(scratch, head, (At::start(&scratch.chosen), rows.len()));
-            self.attempt(|| download(&self.device, &scratch.logits, out));
-            self.is_waited.store(true, Ordering::Relaxed);
+            self.attempt(|| self.device.download(At::start(&scratch.logits), bytes_of_mut(out)));
         });
     }
 
@@ -118,13 +111,6 @@ impl<D: Device> GpuBackend<D> {
         TaskPlaces { first_task, first_extra, answer_words, vocabulary }
     }
 
-    /// Waits for the answers.
-    fn take_answers(&self, scratch: &Scratch<D>, tasks: &mut RowTasks) {
-        let words = tasks.len() * tasks.answer_words();
-        self.attempt(|| download(&self.device, &scratch.answers, &mut tasks.answers[..words]));
-        self.is_waited.store(true, Ordering::Relaxed);
-    }
-
     /// Answers tasks about these logits, one row each.
     #[cfg(test)]
     pub(crate) fn answer_from(&self, logits: &[f32], tasks: &mut RowTasks) {
@@ -133,7 +119,8 @@ impl<D: Device> GpuBackend<D> {
             self.attempt(|| self.device.upload(&bytes, At::start(&scratch.logits)));
             let places = self.send_tasks(scratch, tasks, logits.len() / tasks.len());
             self.send_answers(scratch, &places, (0, tasks.len()));
-            self.take_answers(scratch, tasks);
         });
+        let returning = self.send_back(tasks);
+        self.receive(returning, tasks).expect("the device answers");
     }
 }

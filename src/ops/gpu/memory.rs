@@ -66,6 +66,12 @@ pub(super) fn bytes_of(words: &[u32]) -> &[u8] {
     unsafe { words.align_to().1 }
 }
 
+/// Numbers as bytes to be written: any bytes are numbers.
+pub(super) fn bytes_of_mut(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: as above, both ways.
+    unsafe { values.align_to_mut().1 }
+}
+
 /// Uploads f32 values to new memory.
 pub(super) fn upload_values<D: Device>(device: &D, values: &[f32], what: &'static str) -> Result<D::Memory, DeviceError> {
     let memory = device.allocate(size_of_val(values), what)?;

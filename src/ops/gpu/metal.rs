@@ -3,9 +3,9 @@
 //! Kernels are compiled by the system when the device is opened. Products are kernels too, with sums in f32.
 //! **Compiles, kernels checked on the host, not run on a device.**
 //!
-//! What is sent goes into command buffers of one queue; one encoder runs its dispatches in order. Nothing waits except [`Device::wait`],
-//! [`Device::download`], and uploads that cannot be encoded. An upload is a copy by the host where nothing is going on, as when a model is loaded
-//! or a step begins; else the GPU copies it from memory of its own in its turn.
+//! What is sent goes into command buffers of one queue; one encoder runs its dispatches in order. Nothing waits except
+//! [`Device::receive`], [`Device::download`], and uploads that cannot be encoded. An upload is a copy by the host where nothing is going on, as when a
+//! model is loaded; else the GPU copies it from staging memory in its turn.
 //!
 //! Nothing is recorded: a list of dispatches would have to be encoded anew, and Metal's own recordings, indirect command buffers, take no 32-bit
 //! arguments in place.
@@ -18,6 +18,7 @@ pub use memory::MetalMemory;
 
 use super::device::{At, Device, DeviceError, Launch, Product};
 use super::metal_product;
+use super::ring::{Mark, Ring};
 use memory::{Object, check};
 use objc2::rc::autoreleasepool;
 use objc2_foundation::{NSOperatingSystemVersion, NSProcessInfo};
@@ -33,8 +34,10 @@ unsafe extern "C" {}
 
 /// The first macOS whose Metal has bfloat.
 const OLDEST_MACOS: isize = 14;
-/// Most bytes of an upload that the GPU copies.
-const MOST_STAGED: usize = 1 << 20;
+/// Bytes that are on their way to the GPU without anyone waiting for them.
+const STAGING: usize = 4 << 20;
+/// Least bytes of a landing: answers of any usual step fit, and the two that a model's first steps take are all there will be.
+const LEAST_LANDING: usize = 1 << 20;
 /// The families of GPUs that kernels are made for, the newest first: 7 is the M1, the first with products of SIMD groups.
 const FAMILIES: [(MTLGPUFamily, u32); 4] =
     [(MTLGPUFamily::Apple10, 10), (MTLGPUFamily::Apple9, 9), (MTLGPUFamily::Apple8, 8), (MTLGPUFamily::Apple7, 7)];
@@ -44,8 +47,23 @@ pub struct MetalDevice {
     device: Object<dyn MTLDevice>,
     pipelines: Pipelines,
     queue: Mutex<Queue>,
+    staging: MetalMemory,
+    ring: Mutex<Ring>,
+    /// Where bytes came back to that nobody waits for any more.
+    landings: Mutex<Vec<MetalMemory>>,
     name: String,
     arithmetic: String,
+}
+
+/// Bytes that are on their way back.
+#[derive(Debug)]
+pub struct MetalReturning {
+    landing: MetalMemory,
+    bytes: usize,
+    /// The command buffer that brings them.
+    sent: u64,
+    /// What was staged before them.
+    staged: Mark,
 }
 
 const NO_RECORDINGS: &str = "nothing is recorded on Metal";
@@ -69,6 +87,9 @@ impl MetalDevice {
             Ok(Self {
                 pipelines: Pipelines::compile(&device)?,
                 queue: Mutex::new(Queue::new(queue)),
+                staging: MetalMemory::new(&device, STAGING, "uploads")?,
+                ring: Mutex::new(Ring::new(STAGING)),
+                landings: Mutex::default(),
                 arithmetic: arithmetic(&name, family, version),
                 name,
                 device,
@@ -80,12 +101,27 @@ impl MetalDevice {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory with these bytes, for the GPU to copy from.
-    fn staged(&self, bytes: &[u8]) -> Result<MetalMemory, DeviceError> {
-        let staged = MetalMemory::new(&self.device, bytes.len(), "an upload")?;
-        // SAFETY: it is new: the GPU does not know of it.
-        unsafe { staged.write(0, bytes) };
-        Ok(staged)
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn landings(&self) -> MutexGuard<'_, Vec<MetalMemory>> {
+        self.landings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for all that was sent, after which nothing staged is read any more.
+    fn wait_for_all(&self, queue: &mut Queue) -> Result<(), DeviceError> {
+        queue.wait()?;
+        self.ring().clear();
+        Ok(())
+    }
+
+    /// Memory that nobody uses, of at least `bytes` bytes.
+    fn landing(&self, bytes: usize) -> Result<MetalMemory, DeviceError> {
+        let mut landings = self.landings();
+        let free = landings.iter().position(|landing| landing.bytes() >= bytes);
+        let new = || MetalMemory::new(&self.device, bytes.next_power_of_two().max(LEAST_LANDING), "what comes back");
+        free.map_or_else(new, |index| Ok(landings.swap_remove(index)))
     }
 }
 
@@ -111,6 +147,7 @@ fn arithmetic(name: &str, family: u32, version: NSOperatingSystemVersion) -> Str
 impl Device for MetalDevice {
     type Memory = MetalMemory;
     type Recording = Infallible;
+    type Returning = MetalReturning;
 
     const RECORDS: bool = false;
 
@@ -135,26 +172,52 @@ impl Device for MetalDevice {
         let mut queue = self.queue();
         autoreleasepool(|_| {
             // The GPU copies whole words.
-            let is_whole = (bytes.len() | to.offset).is_multiple_of(4);
-            if !queue.is_idle() && is_whole && (1..=MOST_STAGED).contains(&bytes.len()) {
-                return queue.copy(&self.staged(bytes)?, to, bytes.len());
+            let is_whole = !bytes.is_empty() && (bytes.len() | to.offset).is_multiple_of(4);
+            let place = if !queue.is_idle() && is_whole { self.ring().take(bytes.len()) } else { None };
+            if let Some(place) = place {
+                // SAFETY: what was at the place has been read, as the ring knows.
+                unsafe { self.staging.write(place, bytes) };
+                return queue.copy(At { memory: &self.staging, offset: place }, to, bytes.len());
             }
-            queue.wait()?;
+            self.wait_for_all(&mut queue)?;
             // SAFETY: nothing is going on, and nothing begins as long as the queue is held here.
             unsafe { to.memory.write(to.offset, bytes) };
             Ok(())
         })
     }
 
+    #[cfg(test)]
     fn wait(&self) -> Result<(), DeviceError> {
-        autoreleasepool(|_| self.queue().wait())
+        autoreleasepool(|_| self.wait_for_all(&mut self.queue()))
     }
 
     fn download(&self, from: At<'_, MetalMemory>, bytes: &mut [u8]) -> Result<(), DeviceError> {
         let mut queue = self.queue();
-        autoreleasepool(|_| queue.wait())?;
+        autoreleasepool(|_| self.wait_for_all(&mut queue))?;
         // SAFETY: as in `upload`.
         unsafe { from.memory.read(from.offset, bytes) };
+        Ok(())
+    }
+
+    fn send_back(&self, from: At<'_, MetalMemory>, bytes: usize) -> Result<MetalReturning, DeviceError> {
+        check(from, bytes);
+        let mut queue = self.queue();
+        autoreleasepool(|_| {
+            let landing = self.landing(bytes)?;
+            if bytes > 0 {
+                queue.copy(from, At::start(&landing), bytes)?;
+            }
+            Ok(MetalReturning { landing, bytes, sent: queue.commit(), staged: self.ring().mark() })
+        })
+    }
+
+    fn receive(&self, returning: MetalReturning, out: &mut [u8]) -> Result<(), DeviceError> {
+        let MetalReturning { landing, bytes, sent, staged } = returning;
+        autoreleasepool(|_| self.queue().wait_for(sent))?;
+        // SAFETY: the copy has ended, and nothing else is sent to a landing before it is back among those that nobody uses.
+        unsafe { landing.read(0, &mut out[..bytes]) };
+        self.ring().free(staged);
+        self.landings().push(landing);
         Ok(())
     }
 

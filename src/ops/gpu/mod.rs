@@ -1,8 +1,7 @@
 //! The GPU backend: the operations of a step as launches of kernels and products on a [`Device`].
 //!
 //! Everything on the device has one 16-bit type: weights, operands of products, pages. Activations between them and all sums are f32. An
-//! operation only sends work; [`Backend::logits`](super::Backend::logits) and [`Backend::answer`](super::Backend::answer) wait for it, and
-//! [`Backend::end_step`](super::Backend::end_step) tells what went wrong.
+//! operation only sends work, that of a second step behind the first; [`Backend::receive`](super::Backend::receive) waits for the answers of one step and tells what went wrong.
 //!
 //! Roofline: a decode step reads every weight once (270M in bf16 at 3.35 TB/s: 0.16 ms) and makes about nine launches a layer, whose latency
 //! is more than that for the small models (1 µs for the smallest kernel, 5 to 10 µs for attention of one stream: `benches/RESULTS.md`).
@@ -23,6 +22,8 @@ mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "cuda_absent.rs"]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_host;
 #[cfg(any(test, feature = "cuda"))]
 mod cuda_product;
 #[cfg(test)]
@@ -43,7 +44,11 @@ mod metal;
 mod metal_product;
 #[cfg(any(test, all(feature = "metal", target_os = "macos")))]
 mod metal_sources;
+#[cfg(test)]
+mod product_tests;
 mod recorder;
+#[cfg(any(test, feature = "cuda", all(feature = "metal", target_os = "macos")))]
+mod ring;
 mod step;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -59,7 +64,6 @@ pub use metal::MetalDevice;
 use super::cpu::HostThreads;
 use super::{ATTENTION_TILE, AttentionShape, DType, OpError, StepNeeds, TaskLimits, WeightType};
 use recorder::Recorder;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use step::{Capacity, StepTables};
 
@@ -126,8 +130,6 @@ pub struct GpuBackend<D: Device> {
     /// The first error; nothing is sent after it.
     fault: Mutex<Option<DeviceError>>,
     recorder: Mutex<Recorder<D>>,
-    /// Whether the step has waited for the device.
-    is_waited: AtomicBool,
     /// Bytes that could be allocated when the backend was made.
     free_at_first: u64,
 }
@@ -157,6 +159,8 @@ struct Scratch<D: Device> {
     tasks: D::Memory,
     /// Their answers.
     answers: D::Memory,
+    /// Words of each of the answers that are there.
+    answer_words: usize,
 }
 
 impl<D: Device> GpuBackend<D> {
@@ -174,7 +178,6 @@ impl<D: Device> GpuBackend<D> {
             scratch: Mutex::new(None),
             fault: Mutex::new(None),
             recorder: Mutex::default(),
-            is_waited: AtomicBool::new(true),
         })
     }
 
@@ -295,6 +298,7 @@ impl<D: Device> Scratch<D> {
             chosen: device.allocate(LOGIT_ROWS * size_of::<u32>(), "chosen rows")?,
             tasks: floats(sizes.tasks, "tasks about logits")?,
             answers: floats(sizes.answers, "answers about logits")?,
+            answer_words: 0,
             needs: needs.clone(),
         })
     }

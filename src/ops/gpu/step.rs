@@ -2,7 +2,7 @@
 
 use super::device::{At, Device, DeviceError};
 use super::memory::bytes_of;
-use crate::ops::PackedBatch;
+use crate::ops::{AWAITED_TOKEN, PackedBatch};
 
 /// Queries (rows of a sequence times heads that share keys) that a block of the attention kernel takes at most.
 pub(super) const MOST_QUERIES: usize = 32;
@@ -87,11 +87,11 @@ impl<D: Device> StepTables<D> {
         })
     }
 
-    /// Uploads what the rows of `batch` are; `group` query heads share a kv head.
+    /// Uploads what the rows of `batch` are; `group` query heads share a kv head, and the answers that tokens are awaited from have so many words.
     ///
     /// # Panics
     /// When the batch is larger than the capacity: the runner's limits keep it below.
-    pub(super) fn upload(&mut self, device: &D, batch: &PackedBatch, group: usize) -> Result<(), DeviceError> {
+    pub(super) fn upload(&mut self, device: &D, batch: &PackedBatch, (group, answer_words): (usize, usize)) -> Result<(), DeviceError> {
         let rows = batch.rows();
         let tables = batch.tables();
         assert!(self.capacity.covers(Capacity { rows, table_entries: tables.len() }), "a step of {rows} rows, {:?}", self.capacity);
@@ -100,7 +100,7 @@ impl<D: Device> StepTables<D> {
         self.block_size = batch.block_size();
         self.last_block = batch.max_block().unwrap_or(0) as usize;
         self.staged.clear();
-        self.stage(0, batch.tokens().iter().copied());
+        self.stage(0, batch.tokens().iter().map(|&token| placed(token, answer_words)));
         self.stage(1, batch.positions().iter().copied());
         self.stage(2, (0..rows).map(|row| slot(batch, row)));
         let (singles, pieces) = items(batch, group);
@@ -122,7 +122,7 @@ impl<D: Device> StepTables<D> {
         At { memory: &self.memory, offset: values * size_of::<u32>() }
     }
 
-    /// Token id of every row.
+    /// Token id of every row, or [`AWAITED_TOKEN`] and the first word of the answer that has it.
     pub(super) fn tokens(&self) -> At<'_, D::Memory> {
         self.at(0)
     }
@@ -146,6 +146,14 @@ impl<D: Device> StepTables<D> {
     pub(super) fn tables(&self) -> At<'_, D::Memory> {
         self.at((3 + ITEM) * self.capacity.rows)
     }
+}
+
+/// A token as kernels read it: an awaited one by the place of its answer instead of the number of its task.
+fn placed(token: u32, answer_words: usize) -> u32 {
+    if token & AWAITED_TOKEN == 0 {
+        return token;
+    }
+    AWAITED_TOKEN | ((token & !AWAITED_TOKEN) * answer_words as u32)
 }
 
 fn slot(batch: &PackedBatch, row: usize) -> u32 {

@@ -230,7 +230,7 @@ pub(super) fn load_on<B: Backend>(
     let source = weights.source()?;
     let decoder = Decoder::load(backend, config, &source, max_model_len)?;
     let taken = source.taken;
-    let runner = start(decoder, limits, (kv_dtype, needs), options)?;
+    let runner = start(decoder, limits, (kv_dtype, needs), (options, progress))?;
     let info = ModelInfo { num_blocks: runner.limits().num_blocks, ..info };
     Ok(Loaded { runner, info, writer: weights.keep(taken) })
 }
@@ -240,7 +240,7 @@ fn start<B: Backend>(
     decoder: Decoder<B>,
     limits: RunnerLimits,
     (kv_dtype, needs): (KvType, Needs),
-    options: &RunnerOptions,
+    (options, progress): (&RunnerOptions, &LoadProgress),
 ) -> Result<PagedRunner<B>, LoadError> {
     fn setup(error: impl std::fmt::Display) -> LoadError {
         LoadError::Setup(error.to_string())
@@ -253,7 +253,7 @@ fn start<B: Backend>(
             let started = Instant::now();
             let few = limits.num_blocks.min(blocks_of_first_steps(limits, needs.max_model_len, options.max_num_seqs));
             let mut runner = PagedRunner::new(decoder, RunnerLimits { num_blocks: few, ..limits }, kv_dtype).map_err(refused)?;
-            warm_up(&mut runner, needs.max_model_len, options.max_num_seqs).map_err(setup)?;
+            warm_up(&mut runner, needs.max_model_len, options.max_num_seqs, progress).map_err(setup)?;
             let pages = few as u64 * needs.block_bytes;
             let taken = runner.decoder().backend().taken_bytes().map_err(setup)?.unwrap_or(0).saturating_sub(pages);
             let expected = needs.weight_bytes + needs.workspace_bytes;

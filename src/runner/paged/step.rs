@@ -1,9 +1,10 @@
 //! One step: rows packed, the decoder run, the logits of the rows that need them turned into tokens.
 
-use super::choose::{Chooser, Pass, Results, Use, Wanted};
+use super::choose::{Awaited, Chooser, Pass, Results, Use, Wanted};
 use crate::model::openelm::{Decoder, StepProfile, Workspace};
 use crate::ops::{Backend, KvType, OpError, PackedBatch};
 use crate::runner::{ModelRunner, RunnerError, RunnerLimits, SequenceOutput, SequenceSlice, StepBatch};
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 /// Runs steps of a decoder on backend `B`.
@@ -14,8 +15,16 @@ pub struct PagedRunner<B: Backend> {
     limits: RunnerLimits,
     batch: PackedBatch,
     chooser: Chooser,
+    /// Steps that were submitted and not collected.
+    submitted: VecDeque<Submitted<B>>,
     /// Fill new blocks with NaN before they are used (tests).
     poison: bool,
+}
+
+/// A step on its way.
+struct Submitted<B: Backend> {
+    results: Vec<Mutex<Results>>,
+    awaited: Option<Awaited<B>>,
 }
 
 impl<B: Backend> PagedRunner<B> {
@@ -28,7 +37,8 @@ impl<B: Backend> PagedRunner<B> {
             workspace: decoder.workspace(limits.max_num_batched_tokens)?,
             pages: decoder.pages(limits.num_blocks, limits.block_size, kv_dtype)?,
             batch: PackedBatch::new(limits.block_size),
-            chooser: Chooser::new(decoder.backend(), limits)?,
+            chooser: Chooser::new(decoder.backend(), limits),
+            submitted: VecDeque::new(),
             poison: false,
             decoder,
             limits,
@@ -65,7 +75,9 @@ impl<B: Backend> PagedRunner<B> {
         self.batch.clear();
         for (index, slice) in batch.sequences.iter().enumerate() {
             check_slice(slice, &self.limits).map_err(|detail| RunnerError::Step(format!("sequence {index} of the step: {detail}")))?;
-            self.batch.push(slice.tokens, slice.start, slice.block_table.iter().map(|b| b.0));
+            let awaited = slice.follows.map(|before| self.token_of(index, before)).transpose()?;
+            let tokens = awaited.as_ref().map_or(slice.tokens, std::slice::from_ref);
+            self.batch.push(tokens, slice.start, slice.block_table.iter().map(|b| b.0));
         }
         let (rows, limit) = (self.batch.rows(), self.limits.max_num_batched_tokens);
         if rows > limit {
@@ -80,6 +92,13 @@ impl<B: Backend> PagedRunner<B> {
         }
     }
 
+    /// The token that a sequence follows.
+    fn token_of(&self, index: usize, before: usize) -> Result<u32, RunnerError> {
+        let missing =
+            || RunnerError::Step(format!("sequence {index} of the step follows number {before} of a step that gives it no token"));
+        self.chooser.token_of(before).ok_or_else(missing)
+    }
+
     /// Rows whose logits are needed, in order.
     fn wanted(&self, batch: &StepBatch<'_>) -> Vec<Wanted> {
         let mut wanted = Vec::new();
@@ -87,8 +106,9 @@ impl<B: Backend> PagedRunner<B> {
             let row = |i: usize| (packed.first_row + i) as u32;
             let targets = slice.score.map_or(0, |s| s.targets.len());
             wanted.extend((0..targets).map(|i| Wanted { row: row(i), sequence, what: Use::Score(i) }));
-            if slice.sample.is_some() {
-                wanted.push(Wanted { row: row(packed.rows - 1), sequence, what: Use::Sample });
+            if let Some(spec) = &slice.sample {
+                let what = Use::Sample { position: spec.position, has_logprobs: spec.logprobs.is_some() };
+                wanted.push(Wanted { row: row(packed.rows - 1), sequence, what });
             }
         }
         wanted
@@ -102,6 +122,12 @@ fn check_slice(slice: &SequenceSlice<'_>, limits: &RunnerLimits) -> Result<(), S
     }
     if let Some(token) = slice.tokens.iter().find(|&&t| t as usize >= limits.vocab_size) {
         return Err(format!("token {token} is outside the vocabulary of {}", limits.vocab_size));
+    }
+    if slice.follows.is_some() && slice.tokens.len() != 1 {
+        return Err(format!("{} tokens in the place of one that is awaited", slice.tokens.len()));
+    }
+    if slice.follows.is_some() && slice.sample.is_some_and(|spec| spec.params.reads_output()) {
+        return Err("penalties or bad words need the token that is awaited".to_string());
     }
     if slice.block_table.len() * limits.block_size < end {
         return Err(format!("{} blocks do not cover {end} positions", slice.block_table.len()));
@@ -125,22 +151,39 @@ impl<B: Backend> ModelRunner for PagedRunner<B> {
         self.decoder.backend().is_done_at_once().then(|| self.workspace.profile())
     }
 
-    fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<SequenceOutput>, RunnerError> {
+    fn computes_elsewhere(&self) -> bool {
+        !self.decoder.backend().is_done_at_once()
+    }
+
+    fn submit(&mut self, batch: &StepBatch<'_>) -> Result<(), RunnerError> {
         if self.poison {
             let blocks: Vec<u32> = batch.new_blocks.iter().map(|b| b.0).collect();
             self.pages.iter_mut().for_each(|pages| self.decoder.backend().poison(pages, &blocks));
         }
         self.pack(batch)?;
         if self.batch.rows() == 0 {
-            return Ok(Vec::new());
+            self.submitted.push_back(Submitted { results: Vec::new(), awaited: None });
+            return Ok(());
         }
         self.decoder.forward(&self.batch, &mut self.pages, &mut self.workspace);
         let results: Vec<Mutex<Results>> = batch.sequences.iter().map(Results::empty).collect();
         let wanted = self.wanted(batch);
         let mut pass = Pass { decoder: &self.decoder, workspace: &mut self.workspace, batch };
-        self.chooser.choose(&mut pass, &wanted, &results);
-        // A device that failed does not come back.
-        self.decoder.backend().end_step().map_err(|error| RunnerError::Fatal(error.to_string()))?;
+        let awaited = self.chooser.choose(&mut pass, wanted, &results).map_err(fatal)?;
+        self.submitted.push_back(Submitted { results, awaited });
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Vec<SequenceOutput>, RunnerError> {
+        let Some(Submitted { results, awaited }) = self.submitted.pop_front() else { return Ok(Vec::new()) };
+        if let Some(awaited) = awaited {
+            self.chooser.receive(self.decoder.backend(), awaited, &results).map_err(fatal)?;
+        }
         Ok(results.into_iter().map(|results| results.into_inner().unwrap_or_else(PoisonError::into_inner).finish()).collect())
     }
+}
+
+/// A device that failed does not come back.
+fn fatal(error: OpError) -> RunnerError {
+    RunnerError::Fatal(error.to_string())
 }

@@ -1,6 +1,7 @@
 //! The runner on a golden checkpoint: what it refuses, what it scores, and that one sequence's damage stays its own.
 
 mod gpu;
+mod gpu_ahead;
 mod gpu_choose;
 
 use super::load::load_on;
@@ -42,7 +43,7 @@ fn spec(params: &SamplingParams) -> SampleSpec<'_> {
 }
 
 fn slice<'a>(tokens: &'a [TokenId], start: usize, table: &'a [BlockId], params: &'a SamplingParams) -> SequenceSlice<'a> {
-    SequenceSlice { tokens, start, block_table: table, sample: Some(spec(params)), score: None }
+    SequenceSlice { tokens, follows: None, start, block_table: table, sample: Some(spec(params)), score: None }
 }
 
 fn step(

@@ -4,6 +4,7 @@
 use super::step::PagedRunner;
 use crate::generation::SamplingParams;
 use crate::kv_cache::BlockId;
+use crate::model::{LoadProgress, LoadStage};
 use crate::ops::Backend;
 use crate::runner::{ModelRunner, RunnerError, RunnerLimits, SequenceSlice, StepBatch};
 use crate::sampling::SampleSpec;
@@ -16,15 +17,24 @@ const CONTEXT: usize = 1;
 ///
 /// # Errors
 /// That of a step.
-pub(super) fn warm_up<B: Backend>(runner: &mut PagedRunner<B>, max_model_len: usize, max_num_seqs: usize) -> Result<(), RunnerError> {
+pub(super) fn warm_up<B: Backend>(
+    runner: &mut PagedRunner<B>,
+    max_model_len: usize,
+    max_num_seqs: usize,
+    progress: &LoadProgress,
+) -> Result<(), RunnerError> {
     let limits = runner.limits();
+    progress.begin(LoadStage::FirstSteps, 2 * sizes(limits.max_num_batched_tokens).count() as u64 + 1);
     for rows in sizes(limits.max_num_batched_tokens) {
         step(runner, limits, &prompts(limits, rows, max_model_len))?;
         let sequences = rows.min(limits.num_blocks).min(max_num_seqs);
         step(runner, limits, &vec![(CONTEXT.min(max_model_len - 1), 1); sequences])?;
+        progress.add(2);
     }
-    // The end of the longest context, which is where contexts are split.
-    step(runner, limits, &[(max_model_len - 1, 1)])
+    // The end of the longest context, which is where contexts are split; twice, since two steps can be on their way.
+    let ends: Result<Vec<()>, RunnerError> = (0..2).map(|_| submit(runner, limits, &[(max_model_len - 1, 1)])).collect();
+    (0..2).try_for_each(|_| runner.collect().map(drop))?;
+    ends.map(|_| progress.add(1))
 }
 
 /// Blocks with which no step of [`warm_up`] is smaller than said.
@@ -47,6 +57,11 @@ fn prompts(limits: RunnerLimits, rows: usize, max_model_len: usize) -> Vec<(usiz
 }
 
 fn step<B: Backend>(runner: &mut PagedRunner<B>, limits: RunnerLimits, sequences: &[(usize, usize)]) -> Result<(), RunnerError> {
+    submit(runner, limits, sequences)?;
+    runner.collect().map(drop)
+}
+
+fn submit<B: Backend>(runner: &mut PagedRunner<B>, limits: RunnerLimits, sequences: &[(usize, usize)]) -> Result<(), RunnerError> {
     // Every way to choose a token is loaded with the first.
     let params = SamplingParams { temperature: 1.0, top_p: 0.9, ..SamplingParams::greedy() };
     let tokens = vec![0; sequences.iter().map(|(_, rows)| *rows).max().unwrap_or(0)];
@@ -61,12 +76,13 @@ fn step<B: Backend>(runner: &mut PagedRunner<B>, limits: RunnerLimits, sequences
         .collect();
     let slices = sequences.iter().zip(&tables).map(|(&(start, rows), table)| SequenceSlice {
         tokens: &tokens[..rows],
+        follows: None,
         start,
         block_table: table,
         sample: Some(SampleSpec { logprobs: Some(1), ..SampleSpec::new(&params) }),
         score: None,
     });
-    runner.step(&StepBatch { sequences: slices.collect(), new_blocks: &[] }).map(drop)
+    runner.submit(&StepBatch { sequences: slices.collect(), new_blocks: &[] })
 }
 
 #[cfg(test)]

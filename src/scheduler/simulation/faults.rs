@@ -36,6 +36,9 @@ const ALL: &[Fault] = &[
     Fault::UsageWrong,
     Fault::PoolLimitIgnored,
     Fault::StaleResultApplied,
+    Fault::AheadWithoutBlock,
+    Fault::AheadBeyondEnd,
+    Fault::AheadKeepsBlocks,
 ];
 
 const MAX_SEEDS: u64 = 100;

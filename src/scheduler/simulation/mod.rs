@@ -7,6 +7,9 @@
 //! arrive, abort ─▶ schedule ─▶ check the plan ─▶ compute on the shadow KV ─▶ complete ─▶ check the events ─▶ audit
 //! ```
 //!
+//! Now and then the next plan is made ahead, before `complete`; then it is computed right after the one before it, as on a device that is sent both
+//! (`ahead`).
+//!
 //! What makes it bite is `shadow_kv`: every physical slot remembers the text up to its position, a step must find exactly the right
 //! text in every earlier position of each sequence, and the next token is a function of what was found. `oracle` says what each
 //! sequence must generate when it is alone; `tracked` is an independent record of each one; `plan_checks` and `event_checks` compare.
@@ -23,6 +26,7 @@ macro_rules! ensure {
     };
 }
 
+mod ahead;
 mod event_checks;
 mod faults;
 mod oracle;
@@ -42,6 +46,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 struct Summary {
     /// Steps that computed something.
     steps: u64,
+    /// Steps that were planned ahead of the results before them, and rows of these that were computed for nothing.
+    ahead: [u64; 2],
     /// Sequences that ended: finished, failed, expired, aborted.
     ends: [u64; 4],
     preemptions: u64,

@@ -55,7 +55,7 @@ impl World {
         Ok(())
     }
 
-    fn check_limits(&self, plan: &StepPlan, budget: usize) -> Result<(), String> {
+    pub(super) fn check_limits(&self, plan: &StepPlan, budget: usize) -> Result<(), String> {
         let config = &self.scenario.config;
         let limit = budget.clamp(1, config.max_num_batched_tokens);
         ensure!(plan.num_tokens() <= limit, "{} tokens planned with a budget of {limit}", plan.num_tokens());
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// The oldest is in every plan, so it ends within as many steps as it has positions.
-    fn check_oldest(&mut self, plan: &StepPlan) -> Result<(), String> {
+    pub(super) fn check_oldest(&mut self, plan: &StepPlan) -> Result<(), String> {
         if self.scenario.has_priorities {
             return Ok(());
         }
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// New blocks are new, and each stands in one table, where rows are computed into it.
-    fn check_new_blocks(&self, plan: &StepPlan) -> Result<(), String> {
+    pub(super) fn check_new_blocks(&self, plan: &StepPlan) -> Result<(), String> {
         let new: BTreeSet<_> = plan.new_blocks.iter().copied().collect();
         ensure!(new.len() == plan.new_blocks.len(), "a block is new twice");
         let mut num_placed = 0;
@@ -100,7 +100,7 @@ impl World {
         Ok(())
     }
 
-    fn check_planned(&mut self, place: usize, planned: &PlannedSequence) -> Result<(), String> {
+    pub(super) fn check_planned(&mut self, place: usize, planned: &PlannedSequence) -> Result<(), String> {
         let config = self.scenario.config;
         let tracked = &mut self.live[place];
         let (id, start, end) = (planned.id, planned.start, planned.start + planned.tokens.len());
@@ -140,12 +140,21 @@ impl World {
         if num_running == config.max_num_seqs || !plan.preempted.is_empty() || self.scenario.has_priorities {
             return Ok(());
         }
+        ensure!(!self.has_room_for_next() || self.has_twin(waiting, plan), "{:?} waits though it has room", waiting.id);
+        Ok(())
+    }
+
+    /// Whether the first waiting sequence fits beside what the running ones are owed, even if nothing of it is cached. With priorities nobody knows
+    /// who is first.
+    pub(super) fn has_room_for_next(&self) -> bool {
+        let config = &self.scenario.config;
+        let Some(waiting) = self.live.iter().find(|tracked| !tracked.is_running).filter(|_| !self.scenario.has_priorities) else {
+            return false;
+        };
         let blocks = |num_tokens: usize| num_tokens.div_ceil(config.block_size);
         let running = self.live.iter().filter(|tracked| tracked.is_running);
-        let num_owed: usize = running.map(|tracked| blocks(tracked.tokens.len()) - tracked.table.len()).sum();
-        let fits = blocks(waiting.tokens.len()) + num_owed <= self.scheduler.kv_cache().num_free_blocks();
-        ensure!(!fits || self.has_twin(waiting, plan), "{:?} waits though it has room", waiting.id);
-        Ok(())
+        let num_owed: usize = running.map(|tracked| blocks(tracked.tokens.len()).saturating_sub(tracked.table.len())).sum();
+        blocks(waiting.tokens.len()) + num_owed <= self.scheduler.kv_cache().num_free_blocks()
     }
 
     /// Whether the plan completes a block that this sequence needs too.

@@ -25,6 +25,8 @@ pub(super) struct Scenario {
     /// Per planned sequence.
     pub(super) sequence_failure: usize,
     pub(super) dropped_plan: usize,
+    /// That a plan is followed by one made ahead of its results, where that can be.
+    pub(super) ahead: usize,
     /// Per sequence.
     pub(super) deadline: usize,
     /// Per sequence.
@@ -67,6 +69,7 @@ impl Scenario {
             eos: rng.pick(&[0, 300]),
             random_budget: rng.chance(500),
             has_priorities: rng.chance(250),
+            ahead: rng.pick(&[0, 500, 1000]),
         }
     }
 

@@ -24,6 +24,12 @@ impl ShadowKv {
         self.slots[at..at + self.block_size].fill(None);
     }
 
+    /// Makes one position of a table garbage, as a row does that was computed for nothing.
+    pub(super) fn spoil(&mut self, table: &[BlockId], position: usize) {
+        let block = table[position / self.block_size];
+        self.slots[block.index() * self.block_size + position % self.block_size] = None;
+    }
+
     /// Computes the planned rows and returns the token that follows each sequence's last one.
     ///
     /// A position before `start` must be right before the step begins, whatever the other sequences of the step compute; and it must still be right

@@ -17,9 +17,11 @@ fn simulate_shard(shard: u64) {
         total.steps += summary.steps;
         total.preemptions += summary.preemptions;
         total.cached_tokens += summary.cached_tokens;
+        total.ahead.iter_mut().zip(summary.ahead).for_each(|(total, ahead)| *total += ahead);
         total.ends.iter_mut().zip(summary.ends).for_each(|(total, ends)| *total += ends);
     }
     println!("{total:?}");
+    assert!(total.ahead.iter().all(|&ahead| ahead > 1000), "{total:?}");
     assert!(total.preemptions > 1000 && total.cached_tokens > 1000 && total.ends.iter().all(|&ends| ends > 1000), "{total:?}");
 }
 

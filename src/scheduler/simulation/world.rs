@@ -1,6 +1,7 @@
 //! One run: the scheduler, its clients and its runner, driven by one stream of random numbers.
 
 use super::Summary;
+use super::ahead::Ahead;
 use super::rng::Rng;
 use super::scenario::Scenario;
 use super::shadow_kv::ShadowKv;
@@ -20,12 +21,14 @@ pub(super) struct World {
     pub(super) live: Vec<Tracked>,
     pub(super) num_dropped_plans: usize,
     pub(super) summary: Summary,
-    shadow: ShadowKv,
-    rng: Rng,
-    now: Duration,
+    pub(super) shadow: ShadowKv,
+    pub(super) rng: Rng,
+    pub(super) now: Duration,
     next_id: u64,
     next_instance: u64,
-    last_step: u64,
+    pub(super) last_step: u64,
+    /// The step that was planned ahead and is computed; what it gave is for the next iteration.
+    pub(super) ahead: Option<Ahead>,
 }
 
 impl World {
@@ -44,6 +47,7 @@ impl World {
             next_id: 0,
             next_instance: 0,
             last_step: 0,
+            ahead: None,
             scenario,
         }
     }
@@ -81,6 +85,9 @@ impl World {
 
     fn iterate(&mut self) -> Result<(), String> {
         let budget = self.scenario.budget(&mut self.rng);
+        if let Some(Ahead { plan, instances, results }) = self.ahead.take() {
+            return self.complete(&plan, &instances, &results, budget);
+        }
         let plan = self.scheduler.schedule(self.now, budget);
         ensure!(plan.step > self.last_step, "plan {} follows plan {}", plan.step, self.last_step);
         self.last_step = plan.step;
@@ -94,13 +101,22 @@ impl World {
         }
         let instances = self.instances(&plan)?;
         let results = self.compute(&plan)?;
+        self.complete(&plan, &instances, &results, budget)
+    }
+
+    /// What the results of a plan mean, `instances[i]` being planned as `plan.sequences[i]`.
+    fn complete(&mut self, plan: &StepPlan, instances: &[u64], results: &[StepResult], budget: usize) -> Result<(), String> {
+        let ahead = if self.rng.chance(self.scenario.ahead) { self.plan_ahead(plan, budget)? } else { None };
         if self.rng.chance(self.scenario.abort_mid_step) {
             self.abort_one()?;
         }
-        let events = self.scheduler.complete(&plan, &results);
+        let events = self.scheduler.complete(plan, results);
         self.log_events(&events);
-        let expected = self.expected_events(&plan, &instances, &results)?;
+        let expected = self.expected_events(plan, instances, results)?;
         ensure!(events == expected, "events are {events:?}, not {expected:?}");
+        if let Some((ahead, instances)) = ahead {
+            self.confirm_ahead(ahead, instances)?;
+        }
         self.poison_unreachable();
         self.summary.steps += u64::from(!plan.is_empty());
         self.audit()
@@ -160,7 +176,7 @@ impl World {
     }
 
     /// The results of the step: of the shadow KV, except for what fails.
-    fn compute(&mut self, plan: &StepPlan) -> Result<Vec<StepResult>, String> {
+    pub(super) fn compute(&mut self, plan: &StepPlan) -> Result<Vec<StepResult>, String> {
         let fails_whole = self.rng.chance(self.scenario.step_failure);
         let fails: Vec<bool> = plan.sequences.iter().map(|_| fails_whole || self.rng.chance(self.scenario.sequence_failure)).collect();
         let mut work: Vec<(&PlannedSequence, &Tracked)> = Vec::with_capacity(plan.sequences.len());
@@ -199,7 +215,7 @@ impl World {
         blocks.filter(|&block| kv.ref_count(block) == 0 && !kv.is_cached(block)).for_each(|block| self.shadow.poison(block));
     }
 
-    fn audit(&self) -> Result<(), String> {
+    pub(super) fn audit(&self) -> Result<(), String> {
         self.scheduler.audit().map_err(|violation| violation.to_string())?;
         let stats = self.scheduler.stats();
         let num_live = self.live.len();
@@ -213,11 +229,11 @@ impl World {
         self.live.iter().position(|tracked| tracked.id == id).ok_or_else(|| format!("{id:?} has ended"))
     }
 
-    fn instances(&self, plan: &StepPlan) -> Result<Vec<u64>, String> {
+    pub(super) fn instances(&self, plan: &StepPlan) -> Result<Vec<u64>, String> {
         plan.sequences.iter().map(|planned| self.place(planned.id).map(|place| self.live[place].instance)).collect()
     }
 
-    fn log_plan(&mut self, plan: &StepPlan) {
+    pub(super) fn log_plan(&mut self, plan: &StepPlan) {
         let log = &mut self.summary.log;
         log.extend([u64::MAX, plan.step]);
         log.extend(plan.expired.iter().chain(&plan.preempted).chain(&plan.first_scheduled).map(|id| id.0));

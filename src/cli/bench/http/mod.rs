@@ -46,7 +46,7 @@ pub(super) fn of_model(
     config: &Config,
     options: &Options,
     meter: Option<&mut Meter>,
-    (model, cost): (Loaded, Cost),
+    (model, cost): (Loaded, Option<Cost>),
 ) -> anyhow::Result<Vec<Http>> {
     let vocabulary = model.info.vocab_size;
     let runtime = runtime()?;
@@ -58,7 +58,7 @@ pub(super) fn of_model(
     let server = runtime.spawn(server::serve(listener, server::app(state), server_options, close.clone()));
     let target = Target::parse(&format!("http://{address}"), None)?;
     let load = Load { client: Client::new(target), prompts: Prompts::new(options, vocabulary)?, options: options.clone() };
-    let found = measure(&runtime, load, meter, Some(cost));
+    let found = measure(&runtime, load, meter, cost);
     close.cancel();
     runtime.block_on(server).context("the HTTP server ended early")?;
     engine.stop();

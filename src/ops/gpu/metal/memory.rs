@@ -32,6 +32,10 @@ impl MetalMemory {
         Ok(Self { buffer: buffer.ok_or(DeviceError::Memory { bytes, what })?, bytes })
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn buffer(&self) -> &ProtocolObject<dyn MTLBuffer> {
         &self.buffer
     }

@@ -6,6 +6,7 @@ use crate::ops::gpu::device::{Arg, At, DeviceError};
 use objc2_metal::{
     MTLBlitCommandEncoder, MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue, MTLComputeCommandEncoder, MTLSize,
 };
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 
 /// Dispatches of a command buffer: enough that sending one costs little beside them, few enough that the GPU starts while most of a step is
@@ -17,7 +18,9 @@ pub(super) struct Queue {
     queue: Object<dyn MTLCommandQueue>,
     open: Option<Open>,
     /// Sent, and not known to have ended.
-    sent: Vec<Object<dyn MTLCommandBuffer>>,
+    sent: VecDeque<Object<dyn MTLCommandBuffer>>,
+    /// How many were sent in all.
+    count: u64,
 }
 
 // SAFETY: Metal's objects belong to no thread; command buffers and encoders must not be used by two at a time, and whoever has the queue, has it
@@ -50,7 +53,7 @@ impl Open {
 
 impl Queue {
     pub(super) fn new(queue: Object<dyn MTLCommandQueue>) -> Self {
-        Self { queue, open: None, sent: Vec::new() }
+        Self { queue, open: None, sent: VecDeque::new(), count: 0 }
     }
 
     /// Whether nothing that was asked for can still be going on.
@@ -66,20 +69,28 @@ impl Queue {
         Ok(self.open.as_mut().expect("made above"))
     }
 
-    /// Sends the open command buffer.
-    fn commit(&mut self) {
+    /// Sends the open command buffer. Returns the number of the last one that was sent.
+    pub(super) fn commit(&mut self) -> u64 {
         if let Some(mut open) = self.open.take() {
             open.end_encoding();
             open.buffer.commit();
-            self.sent.push(open.buffer);
+            self.sent.push_back(open.buffer);
+            self.count += 1;
         }
+        self.count
     }
 
     /// Waits for all that was asked for, and tells the first failure of it.
     pub(super) fn wait(&mut self) -> Result<(), DeviceError> {
-        self.commit();
+        let last = self.commit();
+        self.wait_for(last)
+    }
+
+    /// Waits for what was sent up to command buffer `number`, and tells the first failure of it.
+    pub(super) fn wait_for(&mut self, number: u64) -> Result<(), DeviceError> {
+        let ended = self.count - self.sent.len() as u64;
         let mut outcome = Ok(());
-        for buffer in self.sent.drain(..) {
+        for buffer in self.sent.drain(..number.saturating_sub(ended) as usize) {
             buffer.waitUntilCompleted();
             outcome = outcome.and(outcome_of(&buffer));
         }
@@ -103,12 +114,12 @@ impl Queue {
         let block = MTLSize { width: threads as usize, height: 1, depth: 1 };
         // The kernel takes these arguments, as its file says; the backend checks that its memory holds what the grid touches.
         encoder.dispatchThreadgroups_threadsPerThreadgroup(MTLSize { width: x, height: y, depth: z }, block);
-        self.count();
+        self.note_dispatch();
         Ok(())
     }
 
     /// Counts what was encoded, and sends the command buffer if it is full.
-    fn count(&mut self) {
+    fn note_dispatch(&mut self) {
         if let Some(open) = &mut self.open {
             open.dispatches += 1;
             if open.dispatches == MOST_DISPATCHES {
@@ -117,17 +128,18 @@ impl Queue {
         }
     }
 
-    /// Copies the first `bytes` bytes of `from`, after what was sent before.
-    pub(super) fn copy(&mut self, from: &MetalMemory, to: At<'_, MetalMemory>, bytes: usize) -> Result<(), DeviceError> {
+    /// Copies `bytes` bytes, after what was sent before.
+    pub(super) fn copy(&mut self, from: At<'_, MetalMemory>, to: At<'_, MetalMemory>, bytes: usize) -> Result<(), DeviceError> {
         let open = self.open()?;
         open.end_encoding();
         let encoder = open.buffer.blitCommandEncoder().ok_or_else(|| call("blitCommandEncoder", "refused"))?;
         // SAFETY: the caller has checked both ranges; the command buffer keeps both buffers until it has ended.
         unsafe {
-            encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(from.buffer(), 0, to.memory.buffer(), to.offset, bytes);
+            let (source, target) = (from.memory.buffer(), to.memory.buffer());
+            encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(source, from.offset, target, to.offset, bytes);
         }
         encoder.endEncoding();
-        self.count();
+        self.note_dispatch();
         Ok(())
     }
 }

@@ -22,7 +22,16 @@ fn golden(name: &str) -> ModelFiles {
     ModelFiles::open(&ModelSource::Directory(path), TokenizerSource::Model).unwrap()
 }
 
-fn gpu_runner<D: Device>(backend: GpuBackend<D>, name: &str) -> PagedRunner<GpuBackend<D>> {
+pub(super) fn gpu_runner<D: Device>(backend: GpuBackend<D>, name: &str) -> PagedRunner<GpuBackend<D>> {
+    gpu_runner_of_rows(backend, name, 128)
+}
+
+/// With steps of up to so many rows.
+pub(super) fn gpu_runner_of_rows<D: Device>(
+    backend: GpuBackend<D>,
+    name: &str,
+    max_num_batched_tokens: usize,
+) -> PagedRunner<GpuBackend<D>> {
     let files = golden(name);
     let weights = dtype_of(DType::Bf16);
     // Contexts of up to eight splits, of which sequences here reach two.
@@ -30,7 +39,7 @@ fn gpu_runner<D: Device>(backend: GpuBackend<D>, name: &str) -> PagedRunner<GpuB
         weights,
         max_model_len: Some(2048),
         kv_cache_memory_bytes: Some(8 << 20),
-        max_num_batched_tokens: 128,
+        max_num_batched_tokens,
         max_num_seqs: 4,
         ..options()
     };
@@ -41,9 +50,9 @@ fn gpu_runner<D: Device>(backend: GpuBackend<D>, name: &str) -> PagedRunner<GpuB
 }
 
 /// A sequence that is generated greedily.
-struct Sequence {
-    tokens: Vec<TokenId>,
-    table: Vec<BlockId>,
+pub(super) struct Sequence {
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) table: Vec<BlockId>,
     computed: usize,
     found: Vec<SampledToken>,
 }
@@ -56,7 +65,7 @@ impl Sequence {
         Self { tokens, table: blocks(first..first + TABLE), computed: 0, found: Vec::new() }
     }
 
-    fn all(lengths: &[usize]) -> Vec<Self> {
+    pub(super) fn all(lengths: &[usize]) -> Vec<Self> {
         lengths.iter().enumerate().map(|(index, &length)| Self::new(index, length)).collect()
     }
 
@@ -66,7 +75,7 @@ impl Sequence {
 }
 
 /// Generates until all are done: prompts in chunks, one token a step after that.
-fn generate<D: Device>(runner: &mut PagedRunner<GpuBackend<D>>, mut sequences: Vec<Sequence>) -> Vec<Vec<SampledToken>> {
+pub(super) fn generate<D: Device>(runner: &mut PagedRunner<GpuBackend<D>>, mut sequences: Vec<Sequence>) -> Vec<Vec<SampledToken>> {
     let params = SamplingParams::greedy();
     let mut new_blocks: Vec<BlockId> = sequences.iter().flat_map(|sequence| sequence.table.clone()).collect();
     while !sequences.iter().all(Sequence::is_done) {

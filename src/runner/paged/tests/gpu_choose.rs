@@ -4,7 +4,7 @@ use super::*;
 use crate::generation::{TokenLogprobs, TokenMask};
 use crate::ops::gpu::testing::{OnDevice, Setup, on_devices};
 use crate::ops::gpu::{Device, GpuBackend, Half};
-use crate::ops::{Backend, StepNeeds};
+use crate::ops::{Backend, RowTasks, StepNeeds};
 use crate::runner::paged::choose::{DeviceChooser, Use, Wanted, logprobs, sampled};
 use crate::sampling::{SampledToken, Sampler, score};
 use std::sync::Arc;
@@ -129,9 +129,13 @@ impl Case {
         }
     }
 
+    fn choice(&self) -> Use {
+        Use::Sample { position: self.position, has_logprobs: self.logprobs.is_some() }
+    }
+
     fn slice<'a>(&'a self, targets: &'a [TokenId]) -> SequenceSlice<'a> {
         let score = self.target.map(|_| ScoreSpec { targets, top_n: self.logprobs.unwrap_or(0) });
-        SequenceSlice { tokens: &[0], start: 0, block_table: &[], sample: Some(self.spec()), score }
+        SequenceSlice { tokens: &[0], follows: None, start: 0, block_table: &[], sample: Some(self.spec()), score }
     }
 }
 
@@ -158,18 +162,23 @@ impl OnDevice for Choices<'_> {
     fn run<D: Device>(&self, make: &dyn Fn() -> GpuBackend<D>) -> Vec<Found> {
         let (backend, vocabulary) = (make(), self.0[0].row.len());
         backend.reserve(&StepNeeds { rows: self.0.len(), positions: 32, attention: Vec::new(), widest_product: 1, vocabulary }).unwrap();
-        let mut chooser = DeviceChooser::new(backend.row_tasks(self.0.len(), vocabulary).unwrap().unwrap(), vocabulary);
+        let limits = backend.task_limits(self.0.len(), vocabulary).unwrap();
+        let (mut chooser, mut tasks) = (DeviceChooser::new(limits), RowTasks::new(limits));
         for (row, case) in self.0.iter().enumerate() {
-            let what = if case.target.is_some() { Use::Score(0) } else { Use::Sample };
+            let what = if case.target.is_some() { Use::Score(0) } else { case.choice() };
             let targets = [case.target.unwrap_or(0)];
-            assert!(chooser.push(&Wanted { row: row as u32, sequence: row, what }, &case.slice(&targets)));
+            assert!(chooser.push(&mut tasks, &Wanted { row: row as u32, sequence: row, what }, &case.slice(&targets)));
         }
         let logits: Vec<f32> = self.0.iter().flat_map(|case| case.row.clone()).collect();
-        backend.answer_from(&logits, &mut chooser.tasks);
+        backend.answer_from(&logits, &mut tasks);
         backend.end_step().unwrap();
         let found = |(index, case): (usize, &Case)| {
-            let answer = chooser.tasks.answer(index);
-            if case.target.is_some() { Found::Scored(logprobs(answer)) } else { Found::Sampled(sampled(answer, &case.spec())) }
+            let answer = tasks.answer(index);
+            if case.target.is_some() {
+                Found::Scored(logprobs(answer))
+            } else {
+                Found::Sampled(sampled(answer, case.position, case.logprobs.is_some()))
+            }
         };
         self.0.iter().enumerate().map(found).collect()
     }
