@@ -2,7 +2,7 @@
 #   docker build -f docker/cuda.Dockerfile -t openelm-server:cuda .
 #   docker run --rm --gpus all -p 8000:8000 openelm-server:cuda
 #   docker run --rm --gpus all -p 8000:8000 -v /path/to/OpenELM-270M:/model:ro openelm-server:cuda serve --model /model --tokenizer /model
-# Written without a Docker engine and not built yet.
+# Built to its end by buildah over a stand-in of the base image; not over the real one, and not run on a GPU (benches/RESULTS.md).
 ARG CUDA=13.0.1
 ARG UBUNTU=24.04
 ARG RUST=1.95.0

@@ -39,7 +39,7 @@ struct Server {
 fn start((name, kernels, quantization, kv_cache): Case, change: impl Fn(&mut RunnerOptions, &mut EngineConfig)) -> Server {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let files = ModelFiles::open(&ModelSource::Directory(path), TokenizerSource::Model).unwrap();
-    let weights = WeightOptions { dtype: Some(DType::Bf16), quantization, widens_blocks: false };
+    let weights = WeightOptions { dtype: Some(DType::Bf16), quantization, keeps_blocks: true };
     let mut options = RunnerOptions { weights, kv_cache_dtype: Some(kv_cache), cpu_kernels: kernels, ..RunnerOptions::default() };
     let mut config = EngineConfig { max_model_len: 256, enable_prefix_caching: false, ..EngineConfig::default() };
     change(&mut options, &mut config);

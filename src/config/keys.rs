@@ -132,6 +132,8 @@ keys! {
         "Most sequences in one step";
     MAX_NUM_BATCHED_TOKENS: SCHEDULING_GROUP "max-num-batched-tokens" One("TOKENS"), "512",
         "Most tokens in one step; the engine takes fewer where a step would take too long";
+    ASYNC_SCHEDULING: SCHEDULING_GROUP "async-scheduling" Switch("no-async-scheduling"), "true",
+        "On a GPU plan and send the next step while one is computed, where it is known but for its tokens";
     MAX_NUM_QUEUED_REQS: SCHEDULING_GROUP "max-num-queued-reqs" One("N"), "256",
         "Most sequences that wait: a request counts n times its prompts. Further ones are answered 503, but an empty queue takes any request";
     MAX_NUM_QUEUED_TOKENS: SCHEDULING_GROUP "max-num-queued-tokens" One("TOKENS"), "262144",

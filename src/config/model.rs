@@ -71,6 +71,8 @@ pub struct Config {
     pub max_num_seqs: usize,
     /// Most tokens in one step.
     pub max_num_batched_tokens: usize,
+    /// Whether the next step is sent to a GPU while one is computed.
+    pub async_scheduling: bool,
     /// Most sequences (`n` times prompts) that wait; further ones get a 503.
     pub max_num_queued_reqs: usize,
     /// Most prompt tokens of waiting sequences; further ones get a 503.

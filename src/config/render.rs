@@ -53,6 +53,7 @@ impl Config {
             (keys::THREADS, or("auto", self.threads)),
             (keys::CPU_KERNELS, one(self.cpu_kernels)),
             (keys::BATCH_INVARIANT, one(self.batch_invariant)),
+            (keys::ASYNC_SCHEDULING, one(self.async_scheduling)),
             (keys::MAX_MODEL_LEN, or("auto", self.max_model_len)),
             (keys::MAX_NUM_SEQS, one(self.max_num_seqs)),
             (keys::MAX_NUM_BATCHED_TOKENS, one(self.max_num_batched_tokens)),

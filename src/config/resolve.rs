@@ -99,6 +99,7 @@ impl Reader {
             threads: self.one(&keys::THREADS, |text| parse::unless("auto", text, |text| parse::number(text, &(1..=1024)))),
             cpu_kernels: self.one(&keys::CPU_KERNELS, parse::choice),
             batch_invariant: self.one(&keys::BATCH_INVARIANT, parse::switch),
+            async_scheduling: self.one(&keys::ASYNC_SCHEDULING, parse::switch),
             max_model_len: self.one(&keys::MAX_MODEL_LEN, auto_count),
             max_num_seqs: self.one(&keys::MAX_NUM_SEQS, count),
             max_num_batched_tokens: self.one(&keys::MAX_NUM_BATCHED_TOKENS, count),

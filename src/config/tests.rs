@@ -66,7 +66,7 @@ fn other(key: &Key) -> &'static str {
         ("log-level", _) => "debug",
         ("log-format", _) => "json",
         ("skip-tokenizer-init", _) => "true",
-        ("enable-prefix-caching", _) => "false",
+        ("enable-prefix-caching" | "async-scheduling", _) => "false",
         (name, _) if name.ends_with("-bytes") => "3MiB",
         (name, _) if name.ends_with("-timeout") || name == "sse-keep-alive" => "1500ms",
         _ => "96",

@@ -13,6 +13,8 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: usize,
     /// Whether blocks of equal prefixes are shared.
     pub enable_prefix_caching: bool,
+    /// Whether a runner that computes elsewhere is sent the next step while it computes one.
+    pub async_scheduling: bool,
     /// Most sequences accepted and not yet scheduled.
     pub max_num_queued_reqs: usize,
     /// Most prompt tokens of such sequences.
@@ -28,6 +30,7 @@ impl Default for EngineConfig {
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
             enable_prefix_caching: true,
+            async_scheduling: true,
             max_num_queued_reqs: 256,
             max_num_queued_tokens: 262_144,
             step_time_target: Duration::from_millis(100),

@@ -75,6 +75,8 @@ struct News {
 pub(super) struct EngineCore {
     scheduler: Scheduler,
     runner: Box<dyn ModelRunner>,
+    /// Whether the runner computes elsewhere, and is to be kept busy.
+    is_async: bool,
     active: BTreeMap<SeqId, ActiveSequence>,
     /// The step that was submitted ahead of the results of the last one.
     ahead: Option<Submitted>,
@@ -102,6 +104,7 @@ impl EngineCore {
         }
         Self {
             scheduler,
+            is_async: runner.computes_elsewhere(),
             runner,
             active: BTreeMap::new(),
             ahead: None,
@@ -112,6 +115,11 @@ impl EngineCore {
             consecutive_panics: 0,
             mask_time: Duration::ZERO,
         }
+    }
+
+    /// Unless it is wanted, steps are computed one by one.
+    pub(super) fn with_async_scheduling(self, is_wanted: bool) -> Self {
+        Self { is_async: self.is_async && is_wanted, ..self }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -210,7 +218,7 @@ impl EngineCore {
                 Err(outcome) => return outcome,
             },
         };
-        if outcome.is_ok() && self.runner.computes_elsewhere() {
+        if outcome.is_ok() && self.is_async {
             self.step_ahead(&plan);
         }
         self.deliver();
@@ -239,7 +247,7 @@ impl EngineCore {
         }
         self.news = Some(News { plan, events, at: ended });
         // Told while the next step is computed, if there will be one.
-        if !self.runner.computes_elsewhere() || self.scheduler.is_idle() || step_outcome != StepOutcome::Continue {
+        if !self.is_async || self.scheduler.is_idle() || step_outcome != StepOutcome::Continue {
             self.deliver();
         }
         step_outcome

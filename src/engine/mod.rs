@@ -108,6 +108,7 @@ fn assemble(
     let (sender, receiver) = channel();
     let budget = StepBudget::new(config.step_time_target, limits.max_num_batched_tokens);
     let core = EngineCore::new(runner, Scheduler::new(scheduler_config), budget, &shared, Arc::clone(&metrics));
+    let core = core.with_async_scheduling(config.async_scheduling);
     let admission = Arc::new(Scheduler::new(scheduler_config));
     Ok((EngineHandle { shared, commands: sender, metrics, admission }, core, receiver))
 }

@@ -73,8 +73,8 @@ def chosen(answer):
 
 
 def streams(binary):
-    """64 requests side by side in a cache too small for them, beside each alone: tokens and log-probabilities, to the bit."""
-    with Server(binary, "--device", "cuda", "--batch-invariant", "--no-enable-prefix-caching") as server:
+    """64 requests side by side in a cache too small for them, beside each alone and one step after the other: tokens and log-probabilities, to the bit."""
+    with Server(binary, "--device", "cuda", "--batch-invariant", "--no-enable-prefix-caching", "--no-async-scheduling") as server:
         alone = [chosen(server.post("/v1/completions", body(i))) for i in range(64)]
     flags = ("--kv-cache-memory-bytes", "6MiB", "--max-num-seqs", "64")
     with Server(binary, "--device", "cuda", "--batch-invariant", *flags) as server:

@@ -97,7 +97,7 @@ pub(super) fn weight_options(config: &Config) -> WeightOptions {
         Quantization::Q8_0 => Some(BlockFormat::Q8_0),
         Quantization::Q4_0 => Some(BlockFormat::Q4_0),
     };
-    WeightOptions { dtype: dtype(config.dtype), quantization, widens_blocks: false }
+    WeightOptions { dtype: dtype(config.dtype), quantization, keeps_blocks: true }
 }
 
 fn cpu_kernels(asked: config::CpuKernels) -> CpuKernels {
@@ -115,6 +115,7 @@ pub(super) fn engine_config(config: &Config, info: &ModelInfo) -> EngineConfig {
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
         enable_prefix_caching: config.enable_prefix_caching,
+        async_scheduling: config.async_scheduling,
         max_num_queued_reqs: config.max_num_queued_reqs,
         max_num_queued_tokens: config.max_num_queued_tokens,
         ..EngineConfig::default()

@@ -76,6 +76,17 @@ fn every_token_but_the_first_and_the_last_is_computed_ahead() {
 }
 
 #[test]
+fn without_async_scheduling_steps_come_one_by_one() {
+    let (runner, control) = device(64);
+    let mut bench = Bench::new(runner, &EngineConfig { async_scheduling: false, ..config() });
+    let mut stream = bench.submit(request(&prompt(1, 9), 5));
+    bench.turn();
+    assert!(matches!(poll(&mut stream)[..], [GenerationEvent::Scheduled { .. }, GenerationEvent::Token { .. }]), "told at once");
+    bench.run_until_idle();
+    assert_eq!((control.awaited(), control.steps()), (0, 5));
+}
+
+#[test]
 fn what_depends_on_the_last_token_is_not_computed_ahead_of_it() {
     #[derive(Debug)]
     struct Anything;

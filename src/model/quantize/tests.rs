@@ -45,7 +45,7 @@ fn a_file_gives_the_bits_of_the_checkpoint_quantised_at_load() {
             let at_load = scores(&files, WeightOptions { quantization: Some(format), ..WeightOptions::default() });
             assert_eq!(scores(&file, WeightOptions::default()), at_load, "{name} {format}");
         }
-        let bf16 = WeightOptions { dtype: Some(DType::Bf16), quantization: None, widens_blocks: false };
+        let bf16 = WeightOptions { dtype: Some(DType::Bf16), quantization: None, keeps_blocks: true };
         let (_folder, file, _) = written(&files, DType::Bf16, false);
         assert_eq!(scores(&file, bf16), scores(&files, bf16), "{name} bf16");
     }

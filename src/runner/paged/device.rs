@@ -136,7 +136,7 @@ impl Load<'_> {
         let mut options = self.options.clone();
         options.weights.dtype = Some(half.dtype());
         options.weights.quantization = None;
-        options.weights.widens_blocks = true;
+        options.weights.keeps_blocks = false;
         options.kv_cache_dtype = Some(half.dtype().into());
         options.memory_bytes = (free as f64 * self.device.memory_utilization) as u64;
         options.kv_cache_share = 1.0;

@@ -179,7 +179,7 @@ pub(super) fn load_on<B: Backend>(
     if let (Some(asked), None) = (options.weights.quantization, plan.storage.quantization) {
         tracing::warn!(%asked, "--quantization changes nothing: the matrices are in blocks already, or blocks of 32 do not divide their rows");
     }
-    if let (true, WeightType::Blocks(format)) = (options.weights.widens_blocks, plan.checkpoint_type) {
+    if let (false, WeightType::Blocks(format)) = (options.weights.keeps_blocks, plan.checkpoint_type) {
         tracing::info!(checkpoint = %format, dtype = %plan.storage.dtype, "the checkpoint's blocks become numbers: a GPU computes with those alone");
     }
     let (storage, kv_dtype) = (plan.storage, options.kv_cache_dtype.unwrap_or(plan.storage.dtype.into()));

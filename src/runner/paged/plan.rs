@@ -5,14 +5,21 @@ use crate::model::{LoadError, ModelFiles, Storage};
 use crate::ops::{BlockFormat, DType, WeightType};
 
 /// What the operator asks of weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightOptions {
     /// How matrices of numbers are stored; `None` = 16-bit checkpoints as they are, F32 ones as bf16.
     pub dtype: Option<DType>,
     /// Blocks that matrices of numbers are quantised to.
     pub quantization: Option<BlockFormat>,
-    /// Whether matrices that are blocks in the checkpoint become numbers, for what computes with numbers alone.
-    pub widens_blocks: bool,
+    /// Whether matrices that are blocks in the checkpoint stay what they are; else they become numbers, for what computes with those alone.
+    pub keeps_blocks: bool,
+}
+
+impl Default for WeightOptions {
+    /// As the checkpoint has them.
+    fn default() -> Self {
+        Self { dtype: None, quantization: None, keeps_blocks: true }
+    }
 }
 
 /// How matrices are stored.
@@ -35,7 +42,7 @@ impl Plan {
     pub(super) fn new(files: &ModelFiles, config: &OpenElmConfig, options: WeightOptions) -> Result<Self, LoadError> {
         let checkpoint_type = files.checkpoint_type(config)?;
         let dtype = options.dtype.unwrap_or_else(|| Storage::dtype_of(checkpoint_type));
-        let storage = Storage { quantization: options.quantization, keeps_blocks: !options.widens_blocks, ..dtype.into() };
+        let storage = Storage { quantization: options.quantization, keeps_blocks: options.keeps_blocks, ..dtype.into() };
         let mut plan = Self { storage, checkpoint_type, types: Vec::new(), bytes: 0, not_quantised: 0 };
         let mut weights: Vec<(WeightType, u64)> = Vec::new();
         let mut is_quantised = false;

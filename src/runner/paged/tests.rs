@@ -123,7 +123,7 @@ fn logits_that_are_not_finite_fail_their_own_sequence_alone() {
 }
 
 fn dtype_of(dtype: DType) -> WeightOptions {
-    WeightOptions { dtype: Some(dtype), quantization: None, widens_blocks: false }
+    WeightOptions { dtype: Some(dtype), quantization: None, keeps_blocks: true }
 }
 
 fn loaded(backend: CpuBackend, dtype: DType) -> (PagedRunner<CpuBackend>, ModelInfo) {

@@ -178,7 +178,7 @@ fn every_16_and_32_bit_dtype_loads_in_every_other() {
         assert_eq!((auto.weights(), auto.kv_cache_dtype), ("bfloat16".to_string(), DType::Bf16.into()), "auto lowers F32 and keeps bf16");
         let mut fingerprints = vec![auto.fingerprint];
         for dtype in [DType::F32, DType::F16] {
-            let weights = WeightOptions { dtype: Some(dtype), quantization: None, widens_blocks: false };
+            let weights = WeightOptions { dtype: Some(dtype), quantization: None, keeps_blocks: true };
             let options = RunnerOptions { weights, kv_cache_dtype: Some(DType::F32.into()), ..RunnerOptions::default() };
             fingerprints.push(load(&files, &options).unwrap().1.fingerprint);
         }

@@ -109,7 +109,7 @@ impl OnDevice for Beside {
         let (name, lengths) = ("tiny-hd64-gqa4", [5, 70, 248]);
         let mut runner = gpu_runner(make(), name);
         let together = generate(&mut runner, Sequence::all(&lengths));
-        assert!(runner.decoder().backend().recordings() >= 2, "steps of single rows are recorded, with and without splits");
+        assert!(!D::RECORDS || runner.decoder().backend().recordings() >= 2, "steps of single rows are recorded, with and without splits");
         for (index, (wanted, &length)) in together.iter().zip(&lengths).enumerate() {
             let mut runner = gpu_runner(make(), name);
             runner.decoder().backend().record_nothing();

@@ -84,7 +84,7 @@ impl OnDevice for Ahead {
         for (wanted, found) in wanted.iter().zip(found) {
             assert_eq!(wanted.iter().map(|sampled| sampled.token).collect::<Vec<_>>(), found);
         }
-        assert!(runner.decoder().backend().recordings() >= 2, "steps ahead are recorded as others are");
+        assert!(!D::RECORDS || runner.decoder().backend().recordings() >= 2, "steps ahead are recorded as others are");
     }
 }
 
