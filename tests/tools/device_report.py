@@ -1,5 +1,6 @@
 """What a GPU shows of the server, as a report: the same answers alone and beside 63 others with preemption, clients that leave,
-devices that are not there, and throughput beside the memory's bandwidth. Called by tests/device.sh; needs numpy for the checkpoint."""
+devices that are not there, throughput beside the memory's bandwidth, and what sending steps ahead gives. Called by tests/device.sh;
+needs numpy for the checkpoint."""
 
 import argparse
 import concurrent.futures
@@ -73,7 +74,7 @@ def chosen(answer):
 
 
 def streams(binary):
-    """64 requests side by side in a cache too small for them, beside each alone and one step after the other: tokens and log-probabilities, to the bit."""
+    """64 requests side by side in a cache too small for them, beside each alone with its steps one by one: the same bits."""
     with Server(binary, "--device", "cuda", "--batch-invariant", "--no-enable-prefix-caching", "--no-async-scheduling") as server:
         alone = [chosen(server.post("/v1/completions", body(i))) for i in range(64)]
     flags = ("--kv-cache-memory-bytes", "6MiB", "--max-num-seqs", "64")
@@ -127,22 +128,52 @@ def refusals(binary):
     return is_right, "\n  - ".join(["", *notes])
 
 
-def throughput(binary, out, size, bandwidth):
-    """Prefill and decode of random weights."""
+def random_weights(size):
     checkpoint = pathlib.Path(tempfile.gettempdir()) / f"openelm-{size}-bf16"
     if not checkpoint.exists():
         maker = [sys.executable, ROOT / "tests/tools/make_checkpoint.py", "--size", size, "--dtype", "bf16", "--out", checkpoint]
         subprocess.run(maker, check=True, stdout=subprocess.DEVNULL)
-    file = out / f"bench-{size}.json"
-    flags = ["--only", "prefill,decode", "--batch", "1,4,16,64", "--context", "128,1900", "--max-num-seqs", "64", "--skip-tokenizer-init"]
-    flags += ["--rounds", "3", "--min-round-ms", "300", "--threads", "8", "--output-json", str(file)]
-    command = [binary, "bench", "--device", "cuda", "--model", str(checkpoint), *flags]
-    with (out / f"bench-{size}.txt").open("w") as text:
+    return checkpoint
+
+
+def bench(binary, out, size, name, *flags):
+    """The report of `bench`."""
+    file, model = out / f"bench-{name}.json", random_weights(size)
+    command = [binary, "bench", "--device", "cuda", "--model", str(model), "--max-num-seqs", "64", "--skip-tokenizer-init"]
+    command += ["--rounds", "3", "--threads", "8", "--output-json", str(file), *flags]
+    with (out / f"bench-{name}.txt").open("w") as text:
         subprocess.run(command, check=True, stdout=text, stderr=subprocess.STDOUT)
-    text = (out / f"bench-{size}.txt").read_text()
-    lines = [line for line in text.splitlines() if line.startswith(("prefill", "decode")) and "tokens/s" in line]
-    note = f"decode of one stream is bound by {bandwidth} GB/s of memory" if bandwidth else "the bandwidth of this GPU is not in the table"
-    return f"{size} in bfloat16, random weights; {note}\n\n```\n" + "\n".join(lines) + "\n```\n"
+    return json.loads(file.read_text())
+
+
+def throughput(binary, out, size, bandwidth):
+    """Prefill and decode of random weights, decode beside what reading weights, keys and values alone would take."""
+    flags = ["--only", "prefill,decode", "--batch", "1,4,16,64", "--context", "128,1900", "--min-round-ms", "300"]
+    report = bench(binary, out, size, size, *flags)
+    model = report["model"]
+    lines = [f"{size} in bfloat16, random weights", "", "| | tokens/s | of the memory's bandwidth |", "|---|--:|--:|"]
+    for found in report["prefill"]:
+        lines.append(f"| prefill of {found['prompt_tokens']} | {found['tokens_per_s']['median']:,.0f} | |")
+    for found in report["decode"]:
+        context = found["context_tokens"] + found["steps"] / 2
+        read = model["weight_bytes_per_step"] + found["sequences"] * context * model["kv_bytes_per_token"]
+        share = f"{read / (found['step_ms']['median'] / 1e3) / (bandwidth * 1e9):.0%}" if bandwidth else "not known"
+        name = f"decode, {found['sequences']} at {found['context_tokens']}"
+        lines.append(f"| {name} | {found['tokens_per_s']['median']:,.0f} | {share} |")
+    return "\n".join([*lines, ""])
+
+
+def overlap(binary, out, size):
+    """The server under load with steps sent ahead and one by one: output tokens a second."""
+    flags = ["--only", "http", "--http", "1,16,64", "--http-prompt-tokens", "64", "--http-output-tokens", "200"]
+    lines = [f"{size} over HTTP, tokens/s", "", "| clients | one by one | sent ahead | ratio |", "|---|--:|--:|--:|"]
+    switches = {"no-async-scheduling": [], "async-scheduling": []}
+    for switch, found in switches.items():
+        report = bench(binary, out, size, f"{size}-{switch}", *flags, f"--{switch}")
+        found += [(level["clients"], level["figures"]["output_tokens_per_s"]["median"]) for level in report["http"]]
+    for (clients, before), (_, after) in zip(*switches.values(), strict=True):
+        lines.append(f"| {clients} | {before:,.0f} | {after:,.0f} | {after / before:.2f} |")
+    return "\n".join([*lines, ""])
 
 
 def main():
@@ -167,6 +198,7 @@ def main():
     for size in filter(None, arguments.sizes.split(",")):
         try:
             report += ["", throughput(arguments.server, arguments.out, size, bandwidth)]
+            report += [overlap(arguments.server, arguments.out, size)]
         except subprocess.CalledProcessError as error:
             report += ["", f"throughput of {size}: FAILED: {error}"]
             failed = True
