@@ -25,7 +25,7 @@ step_clippy() {
 
 # The code of the feature, which needs no CUDA to be checked.
 step_cuda() {
-    NVCC="$PWD/tests/gpu/nvcc-stand-in" cargo clippy --quiet --locked --features cuda -- -D warnings
+    NVCC="$PWD/tests/gpu/nvcc-stand-in" cargo clippy --quiet --locked --all-targets --features cuda -- -D warnings
 }
 
 # As much for macOS: the whole crate. And the address spaces of its kernels, where there is a clang that knows their types.

@@ -156,11 +156,12 @@ fn silu_over_its_range() {
     compare("silu", Tolerance(1e-5, 1e-5), SiluOp(SCALARS[0]));
 }
 
-/// Two sequences through shuffled blocks in several chunks, then attention of the last chunk's rows.
+/// Two sequences of different lengths through shuffled blocks in several chunks, then attention of the last chunks' rows.
 struct AttentionOp {
     shape: AttentionShape,
     stored: KvType,
     block_size: usize,
+    /// Of the longer one.
     context: usize,
     norm: bool,
 }
@@ -168,12 +169,19 @@ struct AttentionOp {
 impl AttentionOp {
     const ROWS: usize = 3;
 
-    fn batch(&self, from: usize, to: usize) -> PackedBatch {
+    /// Positions that a step computes, of each sequence: all but the last rows, then these.
+    fn steps(&self) -> [[std::ops::Range<usize>; 2]; 2] {
+        let lengths = [self.context, (self.context * 2 / 3 + 1).min(self.context)];
+        let cut = |length: usize| length.saturating_sub(Self::ROWS);
+        [lengths.map(|length| 0..cut(length)), lengths.map(|length| cut(length)..length)]
+    }
+
+    fn batch(&self, step: &[std::ops::Range<usize>; 2]) -> PackedBatch {
         let blocks = self.context.div_ceil(self.block_size) as u32;
         let mut batch = PackedBatch::new(self.block_size);
-        let tokens = vec![0; to - from];
-        batch.push(&tokens, from, (0..blocks).rev().collect::<Vec<_>>().into_iter());
-        batch.push(&tokens, from, (blocks..2 * blocks).rev().collect::<Vec<_>>().into_iter());
+        for (positions, first) in step.iter().zip([0, blocks]).filter(|(positions, _)| !positions.is_empty()) {
+            batch.push(&vec![0; positions.len()], positions.start, (first..first + blocks).rev().collect::<Vec<_>>().into_iter());
+        }
         batch
     }
 }
@@ -188,12 +196,16 @@ impl Op for AttentionOp {
         b.poison(&mut pages, &(0..blocks as u32).collect::<Vec<_>>());
         let (rope, width) = (b.rope(self.context, s.head_dim, 1000.0).unwrap(), s.qkv_width());
         let (q, k) = (b.vector(&noise(10, s.head_dim)).unwrap(), b.vector(&noise(11, s.head_dim)).unwrap());
-        let cut = self.context.saturating_sub(Self::ROWS);
+        let values = [12, 13].map(|seed| noise(seed, self.context * width));
         let mut result = Vec::new();
-        for (from, to) in [(0, cut), (cut, self.context)].into_iter().filter(|(from, to)| from < to) {
-            let (batch, rows) = (self.batch(from, to), 2 * (to - from));
-            let values: Vec<f32> =
-                [0, 1].iter().flat_map(|i| noise(12 + i, self.context * width)[from * width..to * width].to_vec()).collect();
+        for step in self.steps() {
+            let batch = self.batch(&step);
+            let rows = batch.rows();
+            if rows == 0 {
+                continue;
+            }
+            let part = |(values, at): (&Vec<f32>, &std::ops::Range<usize>)| values[at.start * width..at.end * width].to_vec();
+            let values: Vec<f32> = values.iter().zip(&step).flat_map(part).collect();
             let mut qkv = b.buffer(rows, width).unwrap();
             b.write(&mut qkv, &values);
             let norm = self.norm.then_some(QkNorm { q: &q, k: &k, eps: 1e-6 });

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -185,7 +186,7 @@ def main():
     arguments = parser.parse_args()
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     card = subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip().splitlines()[0]
-    bandwidth = next((gbs for name, gbs in BANDWIDTH.items() if name in card), None)
+    bandwidth = next((gbs for name, gbs in BANDWIDTH.items() if re.search(rf"\b{name}\b", card)), None)
     parts = [("streams beside each other", streams), ("clients that leave", leavers), ("devices that are not there", refusals)]
     report, failed = [f"# {card}", "", f"* tests: {'passed' if arguments.tests == 0 else 'FAILED'}"], arguments.tests != 0
     for name, check in parts:

@@ -174,8 +174,15 @@ fn measure_model(
         bail!("--http-prompt-tokens {prompt} and --http-output-tokens {output} are more than the context of {context} tokens: lower them");
     }
     let rounds = Rounds { count: options.rounds, least: Duration::from_millis(options.min_round_ms), decode_steps: options.decode_steps };
-    let mut bench =
-        Bench { runner: &mut *model.runner, meter: meter.as_deref_mut(), work, instruction, rounds, sampling: options.sampling() };
+    let mut bench = Bench {
+        runner: &mut *model.runner,
+        meter: meter.as_deref_mut(),
+        work,
+        instruction,
+        rounds,
+        sampling: options.sampling(),
+        async_scheduling: config.async_scheduling,
+    };
     for length in prefills {
         progress(&format!("prefill of {length} tokens"));
         report.prefill.push(bench.prefill(length)?);

@@ -19,6 +19,8 @@ pub(super) struct Sequences<'a> {
     texts: Vec<Vec<TokenId>>,
     params: SamplingParams,
     logprobs: Option<u8>,
+    /// Steps on their way at most.
+    most_submitted: usize,
     /// Time of all steps since the profile was reset.
     steps: Duration,
 }
@@ -50,6 +52,7 @@ impl<'a> Sequences<'a> {
             texts: vec![Vec::new(); count],
             params: SamplingParams::greedy(),
             logprobs: None,
+            most_submitted: 1,
             steps: Duration::ZERO,
         })
     }
@@ -58,6 +61,12 @@ impl<'a> Sequences<'a> {
     pub(super) fn with_sampling(self, sampling: Sampling) -> Self {
         let Sampling { temperature, top_p, logprobs } = sampling;
         Self { params: SamplingParams { temperature, top_p, ..SamplingParams::greedy() }, logprobs, ..self }
+    }
+
+    /// The same sequences, whose next step is sent before the last one's tokens are there, if the runner computes elsewhere.
+    pub(super) fn with_async_scheduling(self, is_wanted: bool) -> Self {
+        let most_submitted = 1 + usize::from(is_wanted && self.runner.computes_elsewhere());
+        Self { most_submitted, ..self }
     }
 
     /// Forgets where the time of the steps went.
@@ -101,10 +110,8 @@ impl<'a> Sequences<'a> {
         Ok(())
     }
 
-    /// `steps` tokens of each of the first `tokens.len()` sequences, from `position` on, where `tokens` are; the last ones chosen. A runner that computes
-    /// elsewhere has the next step before it is asked for the last one's tokens, as in the engine.
+    /// `steps` tokens of each of the first `tokens.len()` sequences, from `position` on, where `tokens` are; the last ones chosen.
     pub(super) fn decode(&mut self, mut tokens: Vec<TokenId>, position: usize, steps: usize) -> anyhow::Result<Vec<TokenId>> {
-        let most = 1 + usize::from(self.runner.computes_elsewhere());
         let mut submitted = 0;
         for position in position..position + steps {
             // An awaited one is written when it has come.
@@ -113,7 +120,7 @@ impl<'a> Sequences<'a> {
             let slices: Vec<Slice> = (0..tokens.len()).map(slice).collect();
             self.submit(&slices, submitted > 0)?;
             submitted += 1;
-            if submitted == most {
+            if submitted == self.most_submitted {
                 tokens = self.collect()?;
                 submitted -= 1;
                 if submitted > 0 {

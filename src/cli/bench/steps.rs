@@ -56,6 +56,8 @@ pub(super) struct Bench<'a> {
     pub(super) rounds: Rounds,
     /// How decode chooses tokens.
     pub(super) sampling: Sampling,
+    /// Whether steps of decode are sent ahead where that can be, as the engine does.
+    pub(super) async_scheduling: bool,
 }
 
 /// One round: the time of one step (or prompt), and the limits just before.
@@ -95,7 +97,7 @@ impl Bench<'_> {
         let steps = self.rounds.decode_steps;
         let flags = format!("--batch {most}, --context {longest} and --decode-steps {steps}");
         let sequences = Sequences::new(&mut *self.runner, most, longest + steps, &flags)?;
-        let mut sequences = sequences.with_sampling(self.sampling);
+        let mut sequences = sequences.with_sampling(self.sampling).with_async_scheduling(self.async_scheduling);
         let (mut done, mut found) = (0, Vec::new());
         for &context in contexts {
             super::progress(&format!("computing the KV cache of {most} x {context} tokens"));
@@ -189,7 +191,7 @@ mod tests {
         let rounds = Rounds { count: 2, least: Duration::ZERO, decode_steps: 20 };
         let work = Work::new((100.0, 10.0), 220.0, 4.0);
         let (instruction, sampling) = (Some(Instruction::F32Fma), Sampling::default());
-        let mut bench = Bench { runner: &mut runner, meter: Some(&mut meter), work, instruction, rounds, sampling };
+        let mut bench = Bench { runner: &mut runner, meter: Some(&mut meter), work, instruction, rounds, sampling, async_scheduling: true };
         let prefill = bench.prefill(16).expect("measured");
         assert_eq!((prefill.prompt_tokens, control.log()), (16, vec![vec![(0, 16)]; 3]), "the first one warms up");
         let decode = bench.decode(&[2], &[3]).expect("measured");
@@ -206,7 +208,7 @@ mod tests {
         let mut runner = runner.with_device();
         let rounds = Rounds { count: 1, least: Duration::ZERO, decode_steps: 20 };
         let (work, sampling) = (Work::new((100.0, 10.0), 220.0, 4.0), Sampling::default());
-        let mut bench = Bench { runner: &mut runner, meter: None, work, instruction: None, rounds, sampling };
+        let mut bench = Bench { runner: &mut runner, meter: None, work, instruction: None, rounds, sampling, async_scheduling: true };
         let prefill = bench.prefill(16).expect("measured");
         let decode = bench.decode(&[2], &[3]).expect("measured").remove(0);
         assert_eq!((prefill.share_of_peak, decode.share_of_read, decode.share_of_peak), (None, None, None));

@@ -31,6 +31,10 @@ const BLAS_WORKSPACE: usize = 32 << 20;
 /// Memory of a graph: 1.31 MB were measured for one of 400 launches, more than the largest model has (`cuda_memory_of_recordings`, H100).
 const RECORDING_BYTES: u64 = 3 << 19;
 
+/// Versions as the driver and cuBLAS count them.
+const CUDA_13: i32 = 13_000;
+const CUBLAS_13: i32 = 130_000;
+
 /// Most parameters of a kernel.
 const MOST_ARGS: usize = 16;
 
@@ -153,6 +157,14 @@ impl CudaDevice {
     /// [`DeviceError::Absent`] without a driver, [`DeviceError::Missing`] without cuBLAS or a device that will do, [`DeviceError::Call`] when one
     /// of them fails.
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
+        // Whoever calls a function that a library lacks panics: it is not what its name says.
+        std::panic::catch_unwind(|| Self::open_found(ordinal)).unwrap_or_else(|panic| {
+            let detail = panic.downcast_ref::<String>().map_or("a function is missing", String::as_str);
+            Err(DeviceError::Missing(format!("the CUDA libraries of this machine cannot be used: {detail}")))
+        })
+    }
+
+    fn open_found(ordinal: usize) -> Result<Self, DeviceError> {
         // SAFETY: opens libraries of the system, whose initialisers run.
         let (has_driver, has_blas) = unsafe { (sys::is_culib_present(), blas::is_culib_present()) };
         if !has_driver {
@@ -163,6 +175,7 @@ impl CudaDevice {
                 "libcublas.so.13 cannot be opened: install cuBLAS of CUDA 13, or add it to LD_LIBRARY_PATH".to_owned(),
             ));
         }
+        check_driver()?;
         let context = CudaContext::new(ordinal).map_err(|error| missing(ordinal, error))?;
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let (major, minor) = context.compute_capability().map_err(failed("cuDeviceGetAttribute"))?;
@@ -268,6 +281,19 @@ impl Drop for CudaDevice {
     }
 }
 
+/// # Errors
+/// [`DeviceError::Missing`] for a driver that cannot load what CUDA 13 compiled.
+fn check_driver() -> Result<(), DeviceError> {
+    let mut version = 0;
+    // SAFETY: the driver writes one integer.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
+    if version < CUDA_13 {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(DeviceError::Missing(format!("the driver is one for CUDA {major}.{minor}: one for CUDA 13 is needed, 580 or later")));
+    }
+    Ok(())
+}
+
 /// Lets a kernel start before the one before it in the stream has ended ("programmatic dependent launch").
 fn early_start() -> sys::CUlaunchAttribute {
     let mut pad = [0; 64];
@@ -314,6 +340,9 @@ fn open_blas(context: &Arc<CudaContext>, stream: &CudaStream) -> Result<(Blas, i
         let room = blas._workspace.pointer as *mut c_void;
         blas::cublasSetWorkspace_v2(handle, room, BLAS_WORKSPACE).result().map_err(blas_failed("cublasSetWorkspace"))?;
         blas::cublasGetVersion_v2(handle, &raw mut version).result().map_err(blas_failed("cublasGetVersion"))?;
+    }
+    if version < CUBLAS_13 {
+        return Err(DeviceError::Missing(format!("cuBLAS {version} was found: that of CUDA 13 is needed, libcublas.so.13")));
     }
     Ok((blas, version))
 }

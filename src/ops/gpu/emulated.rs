@@ -112,8 +112,6 @@ pub(crate) struct EmulatedDevice {
     queue: Mutex<Queue>,
     /// Bytes that are allocated.
     used: Arc<AtomicU64>,
-    /// Kernels that can be sent before all fail.
-    left: Arc<AtomicU64>,
 }
 
 /// Memory of an emulated device.
@@ -181,7 +179,6 @@ impl EmulatedDevice {
             recorded: Mutex::new(None),
             queue: Mutex::new(Queue { work: VecDeque::new(), done: 0, ring: Ring::new(STAGING), staging: vec![0; STAGING], fault: None }),
             used: Arc::default(),
-            left: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
 
@@ -224,11 +221,6 @@ impl EmulatedDevice {
                 Ok(())
             }
         }
-    }
-
-    /// Kernels that can still be sent; when there are none left, every one fails.
-    pub(crate) fn kernels_left(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.left)
     }
 
     /// Keeps `work` if there is a recording, else sends it.
@@ -428,9 +420,6 @@ impl Device for EmulatedDevice {
 
     fn launch(&self, launch: &Launch<'_, HostMemory>) -> Result<(), DeviceError> {
         let Launch { kernel, grid, threads, args } = launch;
-        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
-            return Err(DeviceError::Call { call: kernel.to_string(), detail: "the device is lost".to_owned() });
-        }
         let (name, values) = (kernel.to_string(), args.iter().map(argument).collect());
         self.keep_or_send(Recorded::Launch { name, grid: *grid, threads: *threads, values });
         Ok(())

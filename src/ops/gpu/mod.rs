@@ -32,6 +32,8 @@ mod cuda_timing;
 mod device;
 #[cfg(test)]
 pub(crate) mod emulated;
+#[cfg(test)]
+pub(crate) mod failing;
 mod logits;
 mod matrix;
 mod memory;

@@ -93,7 +93,9 @@ fn logits_of_chosen_rows_on_a_gpu() {
 #[test]
 fn attention_over_pages_on_a_gpu() {
     for (half, step) in HALVES {
-        for (kv_heads, group, head_dim) in [(1, 2, 32), (3, 4, 64), (1, 4, 128), (8, 2, 64), (2, 5, 128), (1, 7, 32)] {
+        for (kv_heads, group, head_dim) in
+            [(1, 2, 32), (3, 4, 64), (1, 4, 128), (8, 2, 64), (2, 5, 128), (1, 7, 32), (5, 4, 32), (1, 2, 128)]
+        {
             for (context, block_size) in [(1, 32), (2, 32), (31, 32), (33, 64), (70, 32), (290, 96)] {
                 let shape = AttentionShape { q_heads: kv_heads * group, kv_heads, head_dim };
                 for norm in [false, true] {
@@ -108,8 +110,9 @@ fn attention_over_pages_on_a_gpu() {
 #[test]
 fn attention_over_a_long_context_on_a_gpu() {
     for (half, step) in HALVES {
-        for (context, head_dim) in [(513, 64), (2100, 32)] {
-            let shape = AttentionShape { q_heads: 4, kv_heads: 1, head_dim };
+        let shapes = [(513, 1, 4, 64), (2100, 1, 4, 32), (700, 6, 2, 32), (2100, 2, 2, 64), (1000, 1, 4, 128), (2100, 1, 2, 128)];
+        for (context, kv_heads, group, head_dim) in shapes {
+            let shape = AttentionShape { q_heads: kv_heads * group, kv_heads, head_dim };
             let op = AttentionOp { shape, stored: half.dtype().into(), block_size: 32, context, norm: true };
             compare_on(Setup::unchecked(half), &format!("attention over {context}"), 10.0 * step, op);
         }

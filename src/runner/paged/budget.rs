@@ -31,7 +31,7 @@ pub(super) fn num_blocks(needs: Needs, options: &RunnerOptions) -> Result<usize,
     let available = options.memory_bytes;
     if fixed > available {
         let fix = "use a smaller model, a 16-bit --dtype, --quantization, or more memory";
-        return Err(LoadError::Memory { what: "the weights", wanted: fixed, available, fix });
+        return Err(LoadError::Memory { what: "the weights and the workspace of a step", wanted: fixed, available, fix });
     }
     let left = available - fixed;
     let budget = options.kv_cache_memory_bytes.unwrap_or((left as f64 * options.kv_cache_share) as u64);

@@ -145,16 +145,27 @@ impl Load<'_> {
         let gpu = GpuOptions { half, is_batch_invariant: self.device.is_batch_invariant, threads: options.threads, positions };
         let backend = GpuBackend::new(opened, gpu).map_err(|error| LoadError::Setup(error.to_string()))?;
         let kernels = backend.kernels();
-        let loaded = load_on(backend, kernels, self.files, &options, self.progress).map_err(with_gpus_advice)?;
+        let loaded = load_on(backend, kernels, self.files, &options, self.progress);
+        let is_by_hand = options.kv_cache_memory_bytes.is_some();
+        let loaded = loaded.map_err(|error| with_gpus_advice(error, is_by_hand))?;
         Ok(Loaded { runner: Box::new(loaded.runner), info: loaded.info, writer: loaded.writer })
     }
 }
 
-/// What a flag can do about a lack of memory on a GPU.
-fn with_gpus_advice(error: LoadError) -> LoadError {
+/// What a flag can do about a lack of memory on a GPU, whose KV cache has the size that is there or one given by hand.
+fn with_gpus_advice(error: LoadError, is_by_hand: bool) -> LoadError {
     match error {
+        // Only a size given by hand is less than what is there.
+        LoadError::Memory { what, wanted, available, fix } if is_by_hand && fix.starts_with("raise --kv-cache-memory-bytes") => {
+            let fix = "raise --kv-cache-memory-bytes, or lower --max-model-len";
+            LoadError::Memory { what, wanted, available, fix }
+        }
         LoadError::Memory { what, wanted, available, .. } => {
-            let fix = "raise --gpu-memory-utilization, lower --max-model-len or --kv-cache-memory-bytes, or use --device cpu";
+            let fix = if is_by_hand {
+                "raise --gpu-memory-utilization, lower --kv-cache-memory-bytes, or use --device cpu"
+            } else {
+                "raise --gpu-memory-utilization, lower --max-model-len, or use --device cpu"
+            };
             LoadError::Memory { what, wanted, available, fix }
         }
         other => other,

@@ -3,12 +3,13 @@
 use super::*;
 use crate::model::LoadProgress;
 use crate::ops::Backend;
-use crate::ops::gpu::emulated::{Checks, EmulatedDevice, Language};
-use crate::ops::gpu::testing::{OnDevice, Setup, on_devices};
+use crate::ops::gpu::failing::FailingDevice;
+use crate::ops::gpu::testing::{OnBareDevice, OnDevice, Setup, on_bare_devices, on_devices};
 use crate::ops::gpu::{Device, GpuBackend, GpuOptions, Half};
 use crate::runner::paged::load::Loaded;
 use crate::sampling::SampledToken;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Positions of a prompt that a step computes.
 const CHUNK: usize = 40;
@@ -237,30 +238,41 @@ fn memory_of_a_gpu_is_used_up_to_what_was_granted() {
     }
 }
 
+struct Lost;
+
+impl OnBareDevice for Lost {
+    type Found = ();
+
+    fn run<D: Device>(&self, make: &dyn Fn() -> D) {
+        let options = GpuOptions { half: Half::Bf16, is_batch_invariant: false, threads: 1, positions: 2048 };
+        let left = Arc::new(AtomicU64::new(u64::MAX));
+        let backend = |left: &Arc<AtomicU64>| GpuBackend::new(FailingDevice::new(make(), Arc::clone(left)), options).unwrap();
+        let mut runner = gpu_runner(backend(&left), "tiny-hd32-gqa2");
+        let params = SamplingParams::greedy();
+        let table = blocks(0..2);
+        let step = || StepBatch { sequences: vec![slice(&[1], 0, &table, &params)], new_blocks: &[] };
+        runner.step(&step()).unwrap();
+        // The second step of a kind is recorded, where that pays: it fails in the middle of that, while the one before is on its way.
+        runner.submit(&StepBatch { sequences: vec![slice(&[1, 2], 0, &table, &params)], new_blocks: &[] }).unwrap();
+        left.store(5, Ordering::Relaxed);
+        runner.submit(&step()).unwrap();
+        assert!(runner.collect().is_ok(), "what was sent before is told");
+        let error = runner.collect().expect_err("the device fails");
+        assert!(matches!(&error, RunnerError::Fatal(detail) if detail.contains("the device is lost")), "{error}");
+        assert!(matches!(runner.step(&step()), Err(RunnerError::Fatal(_))), "nothing is computed after that");
+        let lost_at_start = load_on(
+            backend(&Arc::new(AtomicU64::new(20))),
+            String::new(),
+            &golden("tiny-hd32-gqa2"),
+            &RunnerOptions { weights: dtype_of(DType::Bf16), kv_cache_memory_bytes: Some(1 << 20), ..super::options() },
+            &LoadProgress::default(),
+        );
+        let error = lost_at_start.err().expect("the first steps fail").to_string();
+        assert!(error.contains("the device is lost"), "{error}");
+    }
+}
+
 #[test]
 fn a_device_that_fails_ends_the_runner_and_is_named() {
-    let options = GpuOptions { half: Half::Bf16, is_batch_invariant: false, threads: 1, positions: 2048 };
-    let device = EmulatedDevice::new(Language::Cuda, Checks::Off);
-    let left = device.kernels_left();
-    let mut runner = gpu_runner(GpuBackend::new(device, options).unwrap(), "tiny-hd32-gqa2");
-    let params = SamplingParams::greedy();
-    let table = blocks(0..2);
-    let mut step = || runner.step(&StepBatch { sequences: vec![slice(&[1], 0, &table, &params)], new_blocks: &[] });
-    step().unwrap();
-    // The second step of a kind is recorded: it fails in the middle of that.
-    left.store(5, Ordering::Relaxed);
-    let error = step().expect_err("the device fails");
-    assert!(matches!(&error, RunnerError::Fatal(detail) if detail.contains("the device is lost")), "{error}");
-    assert!(matches!(step(), Err(RunnerError::Fatal(_))), "nothing is computed after that");
-    let device = EmulatedDevice::new(Language::Cuda, Checks::Off);
-    device.kernels_left().store(20, Ordering::Relaxed);
-    let lost_at_start = load_on(
-        GpuBackend::new(device, options).unwrap(),
-        String::new(),
-        &golden("tiny-hd32-gqa2"),
-        &RunnerOptions { weights: dtype_of(DType::Bf16), kv_cache_memory_bytes: Some(1 << 20), ..super::options() },
-        &LoadProgress::default(),
-    );
-    let error = lost_at_start.err().expect("the first steps fail").to_string();
-    assert!(error.contains("the device is lost"), "{error}");
+    on_bare_devices(&Lost);
 }
