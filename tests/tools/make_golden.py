@@ -48,6 +48,21 @@ MODELS = {
         ),
         22,
     ),
+    "tiny-hd128-gqa3": (
+        dict(
+            num_transformer_layers=2,
+            model_dim=128,
+            head_dim=128,
+            num_gqa_groups=3,
+            qkv_multipliers=(3.0, 6.0),
+            ffn_multipliers=(0.5, 4.0),
+            ffn_dim_divisor=64,
+            vocab_size=512,
+            max_context_length=256,
+            rope_max_length=512,
+        ),
+        33,
+    ),
 }
 LENGTHS = [1, 2, 3, 7, 16, 33, 64, 100, 128, 200]
 N_NEW = 32

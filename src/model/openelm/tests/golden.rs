@@ -170,7 +170,7 @@ pub(super) fn measure<B: Backend>(backend: impl Fn() -> B, name: &str, (weights,
 
 #[test]
 fn f32_logits_equal_the_golden_ones() {
-    for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
+    for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd128-gqa3", "tiny-hd64-gqa4-bf16"] {
         let reference = ("reference".to_owned(), measure(|| ReferenceBackend, name, (DType::F32, DType::F32)));
         for (backend, found) in std::iter::once(reference).chain(measure_all(CpuBackend::portable_variants, name, DType::F32)) {
             println!("{name} {backend}: worst {:.2e}, {} of {} argmax", found.worst, found.agreeing, found.positions);
@@ -224,7 +224,7 @@ fn an_eight_bit_kv_cache_stays_near_the_golden_logits() {
 
 #[test]
 fn greedy_sequences_equal_the_golden_ones() {
-    for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd64-gqa4-bf16"] {
+    for name in ["tiny-hd64-gqa4", "tiny-hd32-gqa2", "tiny-hd128-gqa3", "tiny-hd64-gqa4-bf16"] {
         let files = open(name);
         for case in cases(name) {
             for cpu in CpuBackend::portable_variants(2) {

@@ -32,6 +32,20 @@ fn logits_of_a_gpu_stay_close_to_the_golden_ones() {
     }
 }
 
+/// Of these nothing is known but what a CPU gives in the same type.
+#[test]
+fn logits_with_heads_of_128_on_a_gpu_are_as_close_as_a_cpus() {
+    let name = "tiny-hd128-gqa3";
+    for (half, limit) in [(Half::Bf16, 0.4), (Half::F16, 0.05)] {
+        let wanted = measure(|| CpuBackend::new(CpuKernels::Portable, 1).unwrap(), name, (half.dtype(), half.dtype()));
+        for (device, found) in on_devices(Setup::unchecked(half), &Golden(name, half.dtype())) {
+            println!("{device} {half:?}: worst {:.3}, {} of {} argmax", found.worst, found.agreeing, found.positions);
+            assert!(found.worst < limit && wanted.worst < limit, "{device} {half:?}: off by {}, a CPU by {}", found.worst, wanted.worst);
+            assert!(found.agreeing + 3 >= wanted.agreeing, "{device} {half:?}: {}, a CPU {}", found.agreeing, wanted.agreeing);
+        }
+    }
+}
+
 /// Tokens of golden continuations.
 struct Greedy(&'static str, DType);
 
