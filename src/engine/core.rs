@@ -209,7 +209,8 @@ impl EngineCore {
         self.observer.gone();
     }
 
-    /// Plans a step, if none was sent ahead, and has it computed; sends the next one ahead and reports the last one meanwhile where the runner computes elsewhere.
+    /// Plans a step, if none was sent ahead, and has it computed. Where the runner computes elsewhere, the next one is sent ahead and the last one
+    /// reported meanwhile.
     pub(super) fn step(&mut self) -> StepOutcome {
         let Submitted { plan, since, outcome } = match self.ahead.take() {
             Some(submitted) => submitted,

@@ -1,7 +1,8 @@
 //! The GPU backend: the operations of a step as launches of kernels and products on a [`Device`].
 //!
 //! Everything on the device has one 16-bit type: weights, operands of products, pages. Activations between them and all sums are f32. An
-//! operation only sends work, that of a second step behind the first; [`Backend::receive`](super::Backend::receive) waits for the answers of one step and tells what went wrong.
+//! operation only sends work, that of a second step behind the first;
+//! [`Backend::receive`](super::Backend::receive) waits for the answers of one step and tells what went wrong.
 //!
 //! Roofline: a decode step reads every weight once (270M in bf16 at 3.35 TB/s: 0.16 ms) and makes about nine launches a layer, whose latency
 //! is more than that for the small models (1 µs for the smallest kernel, 5 to 10 µs for attention of one stream: `benches/RESULTS.md`).
